@@ -1,0 +1,127 @@
+"""Records to unpaired batches of patches (tf.data).
+
+Element number n of the stream is a function of (seed, n) alone: which record, which patch, which augmentation. So a
+run that is resumed at step n continues with exactly the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from cyclescan import records
+from cyclescan.errors import InputError
+from cyclescan.files import read_json
+
+SHIFT = 2  # voxels by which augmentation moves a patch beyond the volume's border, either way
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Where the records of one domain are: (shard, offset, length) of each."""
+
+    entries: tuple[tuple[str, int, int], ...]
+    domain: str
+
+    def read(self, number: int, seed: int) -> bytes:
+        """The serialised record at position `number` of an endless stream, shuffled anew in every epoch."""
+        epoch, position = divmod(int(number), len(self.entries))
+        order = np.random.default_rng([seed, ord(self.domain), epoch]).permutation(len(self.entries))
+        return records.read_at(*self.entries[order[position]])
+
+
+def read_info(folder: str | Path) -> dict:
+    """The description of a data set, dataset.json; `InputError` when the folder is none."""
+    if not (Path(folder) / "dataset.json").exists():
+        raise InputError(f"{folder} is not a data set: it has no dataset.json (make one with `data_prep build`).")
+    return read_json(Path(folder) / "dataset.json")
+
+
+def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
+    """Find the records of a domain in `folder`/`split`, which may also be "pairs".
+
+    Raises:
+        InputError: there are none, or a shard is truncated.
+    """
+    entries = []
+    for shard in records.shards(Path(folder) / split, domain):
+        entries += [(str(shard), offset, length) for offset, length in records.index(shard)]
+    if not entries:
+        raise InputError(f"{folder} has no records of domain {domain} in {split}.")
+    return Stream(tuple(entries), domain)
+
+
+def batches(
+    streams: dict[str, Stream],
+    patch_shape: Sequence[int],
+    batch_size: int,
+    seed: int,
+    augment: bool,
+    paired: bool = False,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """An endless data set of batches, beginning with step `start`.
+
+    Args:
+        streams: of domain "a" and "b"; their orders are independent of each other.
+        patch_shape: (depth, height, width); a smaller volume is padded with -1 (air).
+        batch_size: patches of each domain in a batch.
+        seed: determines order, patches and augmentation.
+        augment: mirror left-right at random and let patches reach a little beyond the border.
+        paired: the streams hold pairs, and a batch has their partners and weights as well.
+
+    Returns:
+        Dictionaries of `real_a`, `real_b`, float32 (batch_size, *patch_shape, 1); if paired also `partner_a` (what
+        real_a should become in domain b), `partner_b`, of the same shape, and `weight_a`, `weight_b` (batch_size,).
+    """
+    parts = []
+    for domain, stream in sorted(streams.items()):
+        dataset = tf.data.Dataset.range(start * batch_size, np.iinfo(np.int64).max)
+        dataset = dataset.map(
+            _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired),
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        parts.append(dataset.batch(batch_size, drop_remainder=True))
+    return tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b}).prefetch(2)
+
+
+def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: bool, paired: bool):
+    domain = stream.domain
+
+    def element(number):
+        serialized = tf.numpy_function(lambda n: stream.read(n, seed), [number], tf.string, stateful=False)
+        if paired:
+            voxels, partner, weight = records.parse_pair(serialized)
+            volumes = tf.concat([voxels, partner], -1)
+        else:
+            volumes = records.parse_voxels(serialized)
+        key = tf.stack([tf.constant(seed * 2 + ord(domain), tf.int64), number])
+        volumes = _patch(volumes, shape, key, SHIFT if augment else 0)
+        if augment:
+            mirrored = tf.random.stateless_uniform([], tf.random.experimental.stateless_fold_in(key, 1)) < 0.5
+            volumes = tf.where(mirrored, tf.reverse(volumes, [0]), volumes)
+        result = {f"real_{domain}": volumes[..., :1]}
+        if paired:
+            result |= {f"partner_{domain}": volumes[..., 1:], f"weight_{domain}": weight}
+        return result
+
+    return element
+
+
+def _patch(volumes, shape, key, margin: int):
+    """A random patch of `shape`; a volume that is smaller is padded with air, its borders are mirrored by `margin`."""
+    missing = tf.maximum(0, tf.constant(shape) - tf.shape(volumes)[:3])
+    padding = tf.stack([missing // 2, missing - missing // 2], 1)
+    volumes = tf.pad(volumes, tf.concat([padding, [[0, 0]]], 0), constant_values=-1.0)
+    if margin:
+        volumes = tf.pad(volumes, [[margin, margin]] * 3 + [[0, 0]], mode="SYMMETRIC")
+    room = tf.shape(volumes)[:3] - tf.constant(shape) + 1
+    chance = tf.random.stateless_uniform([3], key)
+    start = tf.minimum(tf.cast(chance * tf.cast(room, tf.float32), tf.int32), room - 1)
+    patch = tf.slice(volumes, tf.concat([start, [0]], 0), tf.concat([shape, [-1]], 0))
+    return tf.ensure_shape(patch, (*shape, None))

@@ -1,0 +1,70 @@
+"""Losses: pure, unweighted, float32. The weighted sum is written once, in `training.cyclegan`.
+
+Nothing here imports TensorFlow; volumes are (batch, depth, height, width, 1) on [-1, 1], logits (batch, d, h, w, 1).
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+# Added to the variance of a gradient field: a gradient of 1e-3 of half the range is resolved, and constant air
+# has the correlation 0 with finite derivatives.
+GRADIENT_VARIANCE_FLOOR = 1e-6
+
+
+def difference(predicted, reference, kind: str, weight=None):
+    """Mean absolute ("l1") or squared ("l2") difference; the cycle, identity and pair losses.
+
+    Args:
+        predicted, reference: arrays of one shape.
+        kind: "l1" or "l2".
+        weight: None, or one non-negative factor per volume, shape (batch,).
+    """
+    error = _float32(predicted) - _float32(reference)
+    error = ops.abs(error) if kind == "l1" else ops.square(error)
+    if weight is None:
+        return ops.mean(error)
+    return ops.mean(ops.mean(error, axis=(1, 2, 3, 4)) * _float32(weight))
+
+
+def adversarial(logits, real: bool, kind: str):
+    """How far the discriminator's logits are from saying "real" or "generated".
+
+    Args:
+        logits: before any sigmoid.
+        real: what they should say.
+        kind: "bce", binary cross entropy of sigmoid(logits) (Goodfellow et al. 2014; the seed), or "least_squares",
+            the squared distance to 1 or 0 (Mao et al. 2017).
+    """
+    logits = _float32(logits)
+    if kind == "least_squares":
+        return ops.mean(ops.square(logits - (1.0 if real else 0.0)))
+    return ops.mean(ops.softplus(-logits if real else logits))
+
+
+def gradient_consistency(source, translated):
+    """1 - GC, GC being the mean over the three axes of the correlation of the two gradient fields.
+
+    In three dimensions the formula of the second report (Hiasa et al. 2018), GC(A, B) = 1/2 {NCC(dA/dx, dB/dx) +
+    NCC(dA/dy, dB/dy)}, has a third term and the factor 1/3. Each correlation is over one volume; the result is the
+    mean over the batch: 0 for equal edges, 1 for unrelated ones (and for constant air), 2 for reversed ones.
+    """
+    source, translated = _float32(source), _float32(translated)
+    correlations = []
+    for axis in (1, 2, 3):
+        a, b = _centred_gradient(source, axis), _centred_gradient(translated, axis)
+        covariance = ops.mean(a * b, axis=(1, 2, 3, 4))
+        variances = [ops.mean(ops.square(g), axis=(1, 2, 3, 4)) + GRADIENT_VARIANCE_FLOOR for g in (a, b)]
+        correlations.append(covariance * ops.rsqrt(variances[0]) * ops.rsqrt(variances[1]))
+    return 1.0 - ops.mean(ops.stack(correlations))
+
+
+def _centred_gradient(volume, axis: int):
+    later = tuple(slice(1, None) if i == axis else slice(None) for i in range(5))
+    earlier = tuple(slice(None, -1) if i == axis else slice(None) for i in range(5))
+    gradient = volume[later] - volume[earlier]
+    return gradient - ops.mean(gradient, axis=(1, 2, 3, 4), keepdims=True)
+
+
+def _float32(values):
+    return ops.cast(values, "float32")

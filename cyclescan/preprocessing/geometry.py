@@ -1,0 +1,136 @@
+"""Invertible changes of the grid: canonical orientation, spacing, crop and pad.
+
+Each step returns the new volume and a record (plain JSON) from which `undo` brings a volume back. A record holds
+the affine before and after, so that no rounding is repeated on the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from cyclescan.errors import InputError
+from cyclescan.volume import CANONICAL_AXES, Volume, spacing_of
+
+SAME_SPACING = 1e-3  # relative; the difference over 500 voxels is half a voxel
+
+
+def to_canonical(volume: Volume) -> tuple[Volume, dict]:
+    """Reorder and flip axes so that they grow to the Right, Superior and Anterior; no interpolation.
+
+    An oblique scan keeps its obliqueness: its axes are those closest to R, S, A.
+    """
+    source = nib.orientations.io_orientation(volume.affine)
+    target = nib.orientations.axcodes2ornt(CANONICAL_AXES)
+    change = nib.orientations.ornt_transform(source, target)
+    record = {
+        "step": "canonical",
+        "axes_before": list(volume.axes),
+        "shape_before": list(volume.shape),
+        "affine_before": volume.affine.tolist(),
+    }
+    array = nib.orientations.apply_orientation(volume.array, change)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+    record["affine_after"] = affine.tolist()
+    return Volume(np.ascontiguousarray(array), affine, volume.meta), record
+
+
+def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]:
+    """Resample along the array's axes to another voxel size; the field of view keeps its centre.
+
+    Cubic splines, clipped to the volume's range; along an axis that becomes coarser a Gaussian of the usual
+    width (half the ratio's excess, as scikit-image's `resize`) prevents aliasing.
+
+    Raises:
+        InputError: a spacing is not positive.
+    """
+    spacing_mm = tuple(float(s) for s in spacing_mm)
+    if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
+        raise InputError(f"The spacing {spacing_mm} mm is not allowed; it must be three positive numbers.")
+    ratio = np.asarray(spacing_mm) / volume.spacing_mm
+    ratio[np.abs(ratio - 1) < SAME_SPACING] = 1.0
+    shape = tuple(max(1, round(n / r)) for n, r in zip(volume.shape, ratio, strict=True))
+    affine = volume.affine.copy()
+    affine[:3, :3] = volume.affine[:3, :3] * ratio
+    centre_before = volume.affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2)
+    centre_after = affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    affine[:3, 3] += centre_before - centre_after
+    record = {
+        "step": "resample",
+        "shape_before": list(volume.shape),
+        "affine_before": volume.affine.tolist(),
+        "shape_after": list(shape),
+        "affine_after": affine.tolist(),
+    }
+    return Volume(_onto(volume, shape, affine), affine, volume.meta), record
+
+
+def crop_or_pad(volume: Volume, shape: Sequence[int], fill: float) -> tuple[Volume, dict]:
+    """Crop or pad each axis about its centre to `shape`; new voxels get the value `fill`."""
+    if len(shape) != 3 or not all(int(n) >= 1 for n in shape):
+        raise InputError(f"The shape {tuple(shape)} is not allowed; it must be three positive whole numbers.")
+    start = [(n - int(m)) // 2 for n, m in zip(volume.shape, shape, strict=True)]
+    record = {
+        "step": "crop_or_pad",
+        "shape_before": list(volume.shape),
+        "affine_before": volume.affine.tolist(),
+        "start": start,
+        "shape_after": [int(n) for n in shape],
+    }
+    result = _window(volume, start, shape, fill)
+    record["affine_after"] = result.affine.tolist()
+    return result, record
+
+
+def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
+    """Invert one recorded step. What a crop removed comes back as `fill`."""
+    before = np.asarray(record["affine_before"])
+    shape = tuple(record["shape_before"])
+    if record["step"] == "canonical":
+        forth = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(before), nib.orientations.axcodes2ornt(CANONICAL_AXES)
+        )
+        back = nib.orientations.ornt_transform(forth, [[0, 1], [1, 1], [2, 1]])
+        array = nib.orientations.apply_orientation(volume.array, back)
+        return Volume(np.ascontiguousarray(array), before, volume.meta)
+    if record["step"] == "resample":
+        return Volume(_onto(volume, shape, before), before, volume.meta)
+    if record["step"] == "crop_or_pad":
+        result = _window(volume, [-s for s in record["start"]], shape, fill)
+        return Volume(result.array, before, volume.meta)
+    raise ValueError(f"unknown step {record['step']!r}")
+
+
+def working_affine(records: list[dict]) -> np.ndarray:
+    """The affine of the grid that the recorded steps lead to."""
+    return np.asarray([r for r in records if "affine_after" in r][-1]["affine_after"])
+
+
+def _onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Interpolate `volume` at the voxels of a grid whose axes are parallel to its own."""
+    step = np.asarray(spacing_of(affine)) / volume.spacing_mm
+    if volume.shape == shape and np.allclose(affine, volume.affine, atol=1e-6):
+        return volume.array
+    offset = np.linalg.solve(volume.affine[:3, :3], affine[:3, 3] - volume.affine[:3, 3])
+    array = volume.array
+    sigma = np.maximum(0, (step - 1) / 2)
+    if sigma.any():
+        array = ndimage.gaussian_filter(array, sigma, mode="nearest")
+    result = ndimage.affine_transform(array, step, offset, shape, order=3, mode="nearest", output=np.float32)
+    return np.clip(result, array.min(), array.max())
+
+
+def _window(volume: Volume, start: Sequence[int], shape: Sequence[int], fill: float) -> Volume:
+    result = np.full([int(n) for n in shape], fill, np.float32)
+    source, target = [], []
+    for s, n, m in zip(start, volume.shape, shape, strict=True):
+        first, last = max(0, s), min(n, s + int(m))
+        source.append(slice(first, max(first, last)))
+        target.append(slice(first - s, max(first, last) - s))
+    result[tuple(target)] = volume.array[tuple(source)]
+    affine = volume.affine.copy()
+    affine[:3, 3] = volume.affine[:3, :3] @ np.asarray(start, float) + volume.affine[:3, 3]
+    return Volume(result, affine, volume.meta)

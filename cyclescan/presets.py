@@ -1,0 +1,53 @@
+"""Recipes by name. Each says what it is for, how to run it and what to expect."""
+
+from __future__ import annotations
+
+from cyclescan.config import Config
+from cyclescan.errors import InputError
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "knee": (
+        "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then refined adversarially. "
+        "Needs `data_prep pair`.",
+        Config(lambda_pair=10.0, warmup=0.6, steps=2000, patch_shape=(32, 128, 128)),
+    ),
+    "demo": (
+        "`knee` at the size of the digital knee's demo: minutes on two CPU cores.",
+        Config(lambda_pair=10.0, warmup=0.6, steps=600),
+    ),
+    "cyclescan": (
+        "The CycleScan report: its networks (93,869,569 parameters a generator), binary cross entropy, cycle and "
+        "identity L1 with weight 10, plain unpaired training. About 100 epochs on a T4.",
+        Config(
+            patch_shape=(32, 256, 256),
+            augment=False,
+            generator_levels=5,
+            generator_filters=64,
+            generator_max_filters=512,
+            generator_kernel=4,
+            generator_upsampling="transposed",
+            generator_full_resolution_filters=0,
+            generator_decoder_width=2,
+            discriminator_levels=3,
+            discriminator_filters=64,
+            adversarial_loss="bce",
+            lambda_cycle=10.0,
+            lambda_identity=10.0,
+            steps=10000,
+            decay_from=1.0,
+            pool_size=0,
+        ),
+    ),
+    "gradient_consistency": (
+        "The second report (Hiasa et al. 2018), MR to CT: least squares, cycle weight 3, gradient consistency 0.3, no "
+        "identity term.",
+        Config(lambda_cycle=3.0, lambda_gradient_consistency=0.3, steps=10000, patch_shape=(32, 128, 128)),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The settings of a preset; `InputError` for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"There is no preset {name!r}; allowed are {', '.join(PRESETS)}.")
+    return PRESETS[name][1]

@@ -1,0 +1,197 @@
+"""The only TFRecord schema of the product.
+
+A shard is an ordinary TFRecord file of `tf.train.Example`s. Voxels lie on [-1, 1] and are stored as 16-bit integers
+(one unit is 1/32767, half the size of float32 and finer than a 12-bit scanner). There are two kinds of record:
+
+* `scan`: one prepared volume of domain `a` or `b`;
+* `pair`: a volume of domain `a` or `b` (the source) and, as `partner`, a volume of the other domain from another
+  subject, registered onto it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan.errors import InputError
+from cyclescan.files import replacing
+
+SCHEMA_VERSION = 1
+UNIT = 32767.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One prepared volume and where it came from.
+
+    Attributes:
+        voxels: float32 (depth, height, width) on [-1, 1].
+        affine: (4, 4), working grid to RAS+ mm.
+        domain: "a" or "b"; for a pair, the domain of `voxels`.
+        domain_name: the user's name for it, such as "ciss".
+        subject: pseudonymous id.
+        preprocessing: the records of every step, as `preprocessing.prepare` returns them.
+        partner: None for a scan; for a pair, the registered volume of the other domain, like `voxels`.
+        partner_subject: pseudonymous id of the partner; "" for a scan.
+        weight: confidence of the pair in (0, 1]; 1 for a scan.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    domain: str
+    domain_name: str
+    subject: str
+    preprocessing: list[dict]
+    partner: np.ndarray | None = None
+    partner_subject: str = ""
+    weight: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        return "scan" if self.partner is None else "pair"
+
+
+def encode(record: Record) -> bytes:
+    """Serialise a record as a `tf.train.Example`."""
+    from tensorflow.core.example.example_pb2 import Example
+
+    example = Example()
+    feature = example.features.feature
+    feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
+    feature["shape"].int64_list.value.extend(record.voxels.shape)
+    feature["affine"].float_list.value.extend(np.asarray(record.affine, np.float32).ravel())
+    feature["weight"].float_list.value.append(record.weight)
+    texts = {
+        "kind": record.kind,
+        "domain": record.domain,
+        "domain_name": record.domain_name,
+        "subject": record.subject,
+        "partner_subject": record.partner_subject,
+        "preprocessing": json.dumps(record.preprocessing, sort_keys=True),
+    }
+    for key, text in texts.items():
+        feature[key].bytes_list.value.append(text.encode())
+    feature["voxels"].bytes_list.value.append(_pack(record.voxels))
+    feature["partner"].bytes_list.value.append(b"" if record.partner is None else _pack(record.partner))
+    # deterministic: the order of a protobuf map is not defined otherwise
+    return example.SerializeToString(deterministic=True)
+
+
+def decode(serialized: bytes) -> Record:
+    """The inverse of `encode`; `InputError` for anything else."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.example.example_pb2 import Example
+
+    try:
+        feature = Example.FromString(serialized).features.feature
+        version = feature["schema_version"].int64_list.value[0]
+        if version != SCHEMA_VERSION:
+            raise InputError(f"The record has schema version {version}; this program reads {SCHEMA_VERSION}.")
+        shape = tuple(feature["shape"].int64_list.value)
+        texts = {
+            key: feature[key].bytes_list.value[0].decode()
+            for key in ("kind", "domain", "domain_name", "subject", "partner_subject", "preprocessing")
+        }
+        partner = feature["partner"].bytes_list.value[0]
+        return Record(
+            voxels=_unpack(feature["voxels"].bytes_list.value[0], shape),
+            affine=np.asarray(feature["affine"].float_list.value, np.float64).reshape(4, 4),
+            domain=texts["domain"],
+            domain_name=texts["domain_name"],
+            subject=texts["subject"],
+            preprocessing=json.loads(texts["preprocessing"]),
+            partner=_unpack(partner, shape) if partner else None,
+            partner_subject=texts["partner_subject"],
+            weight=float(feature["weight"].float_list.value[0]),
+        )
+    except InputError:
+        raise
+    except (DecodeError, IndexError, KeyError, ValueError) as error:
+        raise InputError(f"This is not a record of cyclescan ({type(error).__name__}: {error}).") from error
+
+
+def parse_voxels(serialized):
+    """In a tf.data graph: a serialised scan to float32 (depth, height, width, 1) on [-1, 1]."""
+    return _parse(serialized, ("voxels",))[0]
+
+
+def parse_pair(serialized):
+    """In a tf.data graph: a serialised pair to (voxels, partner, weight)."""
+    import tensorflow as tf
+
+    voxels, partner = _parse(serialized, ("voxels", "partner"))
+    weight = tf.io.parse_single_example(serialized, {"weight": tf.io.FixedLenFeature([], tf.float32)})["weight"]
+    return voxels, partner, weight
+
+
+def _parse(serialized, keys):
+    import tensorflow as tf
+
+    schema = {key: tf.io.FixedLenFeature([], tf.string) for key in keys}
+    schema["shape"] = tf.io.FixedLenFeature([3], tf.int64)
+    features = tf.io.parse_single_example(serialized, schema)
+    shape = tf.concat([features["shape"], [1]], 0)
+    return [tf.reshape(tf.cast(tf.io.decode_raw(features[k], tf.int16), tf.float32) / UNIT, shape) for k in keys]
+
+
+def write_shard(path: str | os.PathLike, records: Iterable[Record]) -> None:
+    """Write one shard under a temporary name, then rename it."""
+    import tensorflow as tf
+
+    with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        for record in records:
+            writer.write(encode(record))
+
+
+def shards(folder: str | os.PathLike, domain: str | None = None) -> list[Path]:
+    """The shards of one folder in order, of one domain or of all."""
+    return sorted(Path(folder).glob(f"{domain}-*.tfrecord" if domain else "*.tfrecord"))
+
+
+def index(path: str | os.PathLike) -> list[tuple[int, int]]:
+    """(offset, length) in bytes of each serialised record in a shard, from the framing alone.
+
+    The framing is TensorFlow's: length (uint64), its CRC (uint32), the data, its CRC (uint32).
+
+    Raises:
+        InputError: the shard ends inside a record.
+    """
+    size = os.path.getsize(path)
+    entries, offset = [], 0
+    with open(path, "rb") as stream:
+        while offset < size:
+            stream.seek(offset)
+            head = stream.read(12)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
+            if offset + 16 + length > size:
+                raise InputError(f"{path} is truncated: its record {len(entries)} ends beyond the file.")
+            entries.append((offset + 12, length))
+            offset += 16 + length
+    return entries
+
+
+def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
+    """The bytes of one serialised record."""
+    with open(path, "rb") as stream:
+        stream.seek(offset)
+        return stream.read(length)
+
+
+def read_shard(path: str | os.PathLike) -> Iterator[Record]:
+    """The records of a shard, one after the other."""
+    for offset, length in index(path):
+        yield decode(read_at(path, offset, length))
+
+
+def _pack(voxels: np.ndarray) -> bytes:
+    return np.rint(np.clip(voxels, -1, 1) * UNIT).astype("<i2").tobytes()
+
+
+def _unpack(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return (np.frombuffer(packed, "<i2").astype(np.float32) / np.float32(UNIT)).reshape(shape)

@@ -1,0 +1,206 @@
+"""Volumes in and out, and THE statement of axes, orientation and units.
+
+An array has the axes (depth, height, width). A volume read from a file has the file's own axes; the *canonical*
+volume of this product points to the patient's Right along depth, Superior along height and Anterior along width
+(axis codes R, S, A): every axis runs in its positive RAS+ direction, in the order sagittal slice, height, width.
+Affines map voxel indices to RAS+ millimetres, as in NIfTI. Spacings are in mm in the order of the array's axes.
+MR intensities have the arbitrary unit of the scanner, CT intensities are Hounsfield units.
+
+This module does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cyclescan import NOTICE
+from cyclescan.errors import InputError
+from cyclescan.files import replacing
+
+CANONICAL_AXES = ("R", "S", "A")
+SUFFIXES = (".nii", ".nii.gz")
+MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan: `array` float32 (depth, height, width), `affine` float64 (4, 4) in RAS+ mm, `meta` free facts."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    meta: dict = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(int(n) for n in self.array.shape)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return spacing_of(self.affine)
+
+    @property
+    def axes(self) -> tuple[str, str, str]:
+        """The direction in which each axis grows, for instance ("L", "P", "S")."""
+        return nib.aff2axcodes(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size in mm along the three array axes of a (4, 4) affine."""
+    return tuple(float(s) for s in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
+
+
+def is_nifti(path: str | os.PathLike) -> bool:
+    """Whether the name ends as a NIfTI file's does."""
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def stem(path: str | os.PathLike) -> str:
+    """The file's name without `.nii` or `.nii.gz`."""
+    name = Path(path).name
+    for suffix in reversed(SUFFIXES):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(path).stem
+
+
+def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """The (depth, height, width) shape and affine of a NIfTI file, checked, without reading its voxels.
+
+    Raises:
+        InputError: see `read`.
+    """
+    image = _open(Path(path))
+    return _checked_shape(Path(path), image, index)[:3], np.asarray(image.affine, np.float64)
+
+
+def read(path: str | os.PathLike, index: int | None = None) -> Volume:
+    """Read one 3-D volume from a NIfTI file.
+
+    Args:
+        path: a `.nii` or `.nii.gz` file.
+        index: which volume of a 4-D series to take (from 0); None accepts 3-D files only.
+
+    Raises:
+        InputError: the file is missing, truncated or no NIfTI; it is 4-D and no `index` was given; it has voxels
+            that are not finite, or one constant value; its spacing is not positive or its affine is singular.
+    """
+    path = Path(path)
+    image = _open(path)
+    shape = _checked_shape(path, image, index)
+    try:
+        if len(shape) == 4:
+            array = np.asarray(image.dataobj[..., 0 if index is None else index], np.float32)
+        else:
+            array = np.asarray(image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
+    array = array.reshape(shape[:3])
+    return checked(Volume(array, np.asarray(image.affine, np.float64), {"path": str(path)}), str(path))
+
+
+def checked(volume: Volume, name: str) -> Volume:
+    """Return `volume` when its voxels are finite and not all the same; `InputError` naming `name` otherwise."""
+    array = volume.array
+    if not np.isfinite(array).all():
+        count = int(np.size(array) - np.isfinite(array).sum())
+        raise InputError(f"{name} has {count} voxels that are NaN or infinite; every voxel must be a finite number.")
+    if array.min() == array.max():
+        raise InputError(f"{name} is constant (every voxel is {float(array.min()):g}); a scan must vary.")
+    return volume
+
+
+def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.float32) -> None:
+    """Write a volume as NIfTI under a temporary name, then rename it.
+
+    Args:
+        volume: array and affine; integers are rounded and clipped to the range of `dtype`.
+        path: must end in `.nii` or `.nii.gz`.
+        descrip: what stands in the header, at most 79 characters; say there when an image is synthetic.
+        dtype: type of the stored voxels.
+    """
+    if not is_nifti(path):
+        raise InputError(f"{path} is not a NIfTI name; it must end in .nii or .nii.gz.")
+    array = np.asarray(volume.array)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        array = np.clip(np.rint(array), limits.min, limits.max)
+    image = nib.Nifti1Image(array.astype(dtype), volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = descrip.encode("ascii", "replace")[:79]
+    image.set_sform(volume.affine, code=1)
+    image.set_qform(volume.affine, code=1)
+    with replacing(path) as temporary:
+        image.to_filename(temporary)
+
+
+def synthetic_descrip(version: str) -> str:
+    """The header text of every translated image."""
+    return f"cyclescan {version}: {NOTICE}"[:79]
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a NIfTI file (.nii or .nii.gz) is needed.")
+    if not is_nifti(path):
+        raise InputError(f"{path} is not a NIfTI file; its name must end in .nii or .nii.gz.")
+    try:
+        with nib.openers.ImageOpener(str(path)) as stream:
+            head = stream.read(540)
+        if len(head) < 348:
+            raise InputError(f"{path} is truncated: it holds {len(head)} bytes and a NIfTI header has 348.")
+        image = nib.load(path)
+    except InputError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is truncated or cannot be read ({error}).") from error
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError) as error:
+        raise InputError(f"{path} is not a NIfTI file ({error}).") from error
+    if not isinstance(image, (nib.Nifti1Image, nib.Nifti2Image)):
+        raise InputError(f"{path} is not a NIfTI file but {type(image).__name__}.")
+    raw = type(image.header)(head[: image.header.sizeof_hdr], check=False)
+    zooms = np.asarray(raw["pixdim"][1:4], np.float64)
+    if not (np.isfinite(zooms) & (zooms > 0)).all():
+        raise InputError(f"{path} has the spacing {_numbers(zooms)} mm; every value must be positive.")
+    affine = np.asarray(image.affine, np.float64)
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
+    if lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-4 * lengths.prod():
+        raise InputError(
+            f"{path} has a singular affine {np.round(affine[:3, :3], 4).tolist()}; "
+            "its three axes must be independent and finite."
+        )
+    return image
+
+
+def _checked_shape(path: Path, image, index: int | None) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 4 or len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"{path} has the shape {'x'.join(map(str, shape))}; a 3-D volume is needed.")
+    if np.prod([float(n) for n in shape[:3]]) > MAX_VOXELS:
+        raise InputError(
+            f"{path} claims {'x'.join(map(str, shape))} voxels; at most {MAX_VOXELS} in one volume are allowed."
+        )
+    if len(shape) == 4:
+        if index is None:
+            raise InputError(
+                f"{path} is 4-D ({'x'.join(map(str, shape))}); choose one of its {shape[3]} volumes with "
+                f"--volume 0 to {shape[3] - 1}."
+            )
+        if not 0 <= index < shape[3]:
+            raise InputError(f"{path} has no volume {index}; allowed are 0 to {shape[3] - 1}.")
+    elif index not in (None, 0):
+        raise InputError(f"{path} is 3-D and has no volume {index}; leave --volume out.")
+    return shape
+
+
+def _numbers(values) -> str:
+    return " x ".join(f"{float(v):g}" for v in values)

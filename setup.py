@@ -1,0 +1,41 @@
+"""Packaging: metadata, dependency ranges, extras and the console script."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="cyclescan",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "cyclescan/__init__.py").read_text()).group(1),
+    description="Unpaired translation of 3-D medical volumes between contrasts: CISS, DESS, CT",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["cyclescan*", "data_prep*"]),
+    package_data={"cyclescan.evaluation": ["*.j2"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.12,<4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "nibabel>=5.2",
+        "matplotlib>=3.8",
+        "scikit-image>=0.24",
+        "SimpleITK>=2.4",
+        "apache-beam>=2.70",
+        "tensorboard>=2.19",
+        "jinja2>=3.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
+        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "ruff>=0.8"],
+    },
+    entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
+    classifiers=["License :: OSI Approved :: Apache Software License", "Intended Audience :: Science/Research"],
+)
