@@ -6,17 +6,22 @@ A shard is an ordinary TFRecord file of `tf.train.Example`s. Voxels lie on [-1, 
 * `scan`: one prepared volume of domain `a` or `b`;
 * `pair`: a volume of domain `a` or `b` (the source) and, as `partner`, a volume of the other domain from another
   subject, registered onto it.
+
+Writing and reading records needs no TensorFlow, whose import takes seconds in every worker process; only the two
+functions for tf.data graphs import it. A test holds the bytes equal to TensorFlow's own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from cyclescan.errors import InputError
@@ -59,9 +64,7 @@ class Record:
 
 def encode(record: Record) -> bytes:
     """Serialise a record as a `tf.train.Example`."""
-    from tensorflow.core.example.example_pb2 import Example
-
-    example = Example()
+    example = _example_class()()
     feature = example.features.feature
     feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
     feature["shape"].int64_list.value.extend(record.voxels.shape)
@@ -86,10 +89,8 @@ def encode(record: Record) -> bytes:
 def decode(serialized: bytes) -> Record:
     """The inverse of `encode`; `InputError` for anything else."""
     from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
     try:
-        feature = Example.FromString(serialized).features.feature
+        feature = _example_class().FromString(serialized).features.feature
         version = feature["schema_version"].int64_list.value[0]
         if version != SCHEMA_VERSION:
             raise InputError(f"The record has schema version {version}; this program reads {SCHEMA_VERSION}.")
@@ -142,11 +143,16 @@ def _parse(serialized, keys):
 
 def write_shard(path: str | os.PathLike, records: Iterable[Record]) -> None:
     """Write one shard under a temporary name, then rename it."""
+    write_serialized(path, map(encode, records))
+
+
+def write_serialized(path: str | os.PathLike, serialized: Iterable[bytes]) -> None:
+    """Write a shard of records that are serialised already, under a temporary name, then rename it."""
     import tensorflow as tf
 
     with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for record in records:
-            writer.write(encode(record))
+        for record in serialized:
+            writer.write(record)
 
 
 def shards(folder: str | os.PathLike, domain: str | None = None) -> list[Path]:
@@ -184,9 +190,61 @@ def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
 
 
 def read_shard(path: str | os.PathLike) -> Iterator[Record]:
-    """The records of a shard, one after the other."""
-    for offset, length in index(path):
-        yield decode(read_at(path, offset, length))
+    """The records of a shard, one after the other, each checked against its checksums.
+
+    Raises:
+        InputError: the shard ends inside a record, a checksum is wrong, or the bytes are no record of this schema.
+    """
+    for number, (offset, length) in enumerate(index(path)):
+        framed = read_at(path, offset - 12, length + 16)
+        head, crc_of_head, serialized, crc = framed[:8], framed[8:12], framed[12:-4], framed[-4:]
+        if _masked_crc(head) != crc_of_head or _masked_crc(serialized) != crc:
+            raise InputError(f"{path} is damaged: the checksum of its record {number} is wrong.")
+        yield decode(serialized)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """The CRC-32C of `data` as TFRecord files store it: rotated and offset."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@functools.cache
+def _example_class():
+    """The message class of `tf.train.Example`, built from its definition (tensorflow/core/example/example.proto)."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    proto = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
+    kinds = descriptor_pb2.FieldDescriptorProto
+
+    def message(parent, name, *fields):
+        entry = parent.add(name=name)
+        for number, (field, repeated, kind) in enumerate(fields, 1):
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            typed = {"type_name": kind} if isinstance(kind, str) else {"type": kind}
+            entry.field.add(name=field, number=number, label=label, **typed)
+        return entry
+
+    lists = (
+        ("BytesList", "bytes_list", kinds.TYPE_BYTES),
+        ("FloatList", "float_list", kinds.TYPE_FLOAT),
+        ("Int64List", "int64_list", kinds.TYPE_INT64),
+    )
+    for name, _, kind in lists:
+        message(proto.message_type, name, ("value", True, kind))
+    one_of = [(field, False, f".tensorflow.{name}") for name, field, _ in lists]
+    feature = message(proto.message_type, "Feature", *one_of)
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    features = message(proto.message_type, "Features", ("feature", True, ".tensorflow.Features.FeatureEntry"))
+    pair = (("key", False, kinds.TYPE_STRING), ("value", False, ".tensorflow.Feature"))
+    message(features.nested_type, "FeatureEntry", *pair).options.map_entry = True
+    message(proto.message_type, "Example", ("features", False, ".tensorflow.Features"))
+
+    pool = descriptor_pool.DescriptorPool()  # a private one: TensorFlow registers the same names in the default pool
+    pool.Add(proto)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
 
 def _pack(voxels: np.ndarray) -> bytes:

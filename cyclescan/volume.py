@@ -79,6 +79,15 @@ def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tupl
     return _checked_shape(Path(path), image, index)[:3], np.asarray(image.affine, np.float64)
 
 
+def count(path: str | os.PathLike) -> int:
+    """How many volumes a NIfTI file holds: 1, or the length of its 4-D series; from the header alone.
+
+    Raises:
+        InputError: see `read`.
+    """
+    return int(np.prod(_open(Path(path)).shape[3:], dtype=np.int64))
+
+
 def read(path: str | os.PathLike, index: int | None = None) -> Volume:
     """Read one 3-D volume from a NIfTI file.
 

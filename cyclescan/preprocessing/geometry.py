@@ -18,22 +18,26 @@ from cyclescan.volume import CANONICAL_AXES, Volume, spacing_of
 SAME_SPACING = 1e-3  # relative; the difference over 500 voxels is half a voxel
 
 
+def canonical_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
+    """The shape and affine that a grid has once `to_canonical` has reordered and flipped its axes."""
+    change = _to_canonical_orientation(affine)
+    after = tuple(int(shape[axis]) for axis in np.argsort(change[:, 0]))
+    return after, np.asarray(affine) @ nib.orientations.inv_ornt_aff(change, shape)
+
+
 def to_canonical(volume: Volume) -> tuple[Volume, dict]:
     """Reorder and flip axes so that they grow to the Right, Superior and Anterior; no interpolation.
 
     An oblique scan keeps its obliqueness: its axes are those closest to R, S, A.
     """
-    source = nib.orientations.io_orientation(volume.affine)
-    target = nib.orientations.axcodes2ornt(CANONICAL_AXES)
-    change = nib.orientations.ornt_transform(source, target)
     record = {
         "step": "canonical",
         "axes_before": list(volume.axes),
         "shape_before": list(volume.shape),
         "affine_before": volume.affine.tolist(),
     }
-    array = nib.orientations.apply_orientation(volume.array, change)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+    array = nib.orientations.apply_orientation(volume.array, _to_canonical_orientation(volume.affine))
+    _, affine = canonical_grid(volume.shape, volume.affine)
     record["affine_after"] = affine.tolist()
     return Volume(np.ascontiguousarray(array), affine, volume.meta), record
 
@@ -90,9 +94,7 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
     before = np.asarray(record["affine_before"])
     shape = tuple(record["shape_before"])
     if record["step"] == "canonical":
-        forth = nib.orientations.ornt_transform(
-            nib.orientations.io_orientation(before), nib.orientations.axcodes2ornt(CANONICAL_AXES)
-        )
+        forth = _to_canonical_orientation(before)
         back = nib.orientations.ornt_transform(forth, [[0, 1], [1, 1], [2, 1]])
         array = nib.orientations.apply_orientation(volume.array, back)
         return Volume(np.ascontiguousarray(array), before, volume.meta)
@@ -107,6 +109,12 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
 def working_affine(records: list[dict]) -> np.ndarray:
     """The affine of the grid that the recorded steps lead to."""
     return np.asarray([r for r in records if "affine_after" in r][-1]["affine_after"])
+
+
+def _to_canonical_orientation(affine: np.ndarray) -> np.ndarray:
+    """nibabel's (axis, direction) rows that bring a grid with this affine to the canonical axes."""
+    source = nib.orientations.io_orientation(affine)
+    return nib.orientations.ornt_transform(source, nib.orientations.axcodes2ornt(CANONICAL_AXES))
 
 
 def _onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

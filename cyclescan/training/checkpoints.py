@@ -13,7 +13,7 @@ from pathlib import Path
 from cyclescan import __version__
 from cyclescan.config import Config
 from cyclescan.errors import InputError
-from cyclescan.files import read_json, replacing, write_json
+from cyclescan.files import read_json, replacing, sha256, write_json
 
 DIRECTIONS = ("a2b", "b2a")
 
@@ -108,7 +108,10 @@ def save(run: Run, step: int, state, facts: dict) -> Path:
     with replacing(path) as temporary:
         temporary.mkdir()
         state.write(str(temporary / "state"))
-        write_json(temporary / "checkpoint.json", {"step": step, "config": run.config.to_dict(), **facts})
+        files = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(
+            temporary / "checkpoint.json", {"step": step, "config": run.config.to_dict(), "sha256": files, **facts}
+        )
     return path
 
 
@@ -162,6 +165,9 @@ def _facts_of(path: Path, config: Config) -> dict:
         raise InputError(
             f"The checkpoint {path} was made with another config: {key} is {its.get(key)} there and {mine[key]} here."
         )
+    for name, digest in facts["sha256"].items():
+        if not (path / name).exists() or sha256(path / name) != digest:
+            raise InputError(f"The checkpoint {path} is damaged: {name} is missing, truncated or altered.")
     return facts
 
 

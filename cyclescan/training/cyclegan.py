@@ -57,6 +57,8 @@ class CycleGAN(tf.Module):
             step=self.step,
             generator_optimizer=self.generator_optimizer,
             discriminator_optimizer=self.discriminator_optimizer,
+            # of the dropout; TensorFlow does not find Keras' seed generators by itself
+            random_state=[v for d in self.discriminators.values() for v in d.non_trainable_variables],
             **{f"generator_{k}": v for k, v in self.generators.items()},
             **{f"discriminator_{k}": v for k, v in self.discriminators.items()},
             **{f"pool_{k}": v for k, v in self.pools.items()},

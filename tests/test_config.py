@@ -1,0 +1,55 @@
+import pytest
+
+from cyclescan.config import Config
+from cyclescan.errors import InputError
+from cyclescan.presets import PRESETS, preset
+
+
+def test_settings_are_parsed_by_type():
+    config = Config().with_settings(["patch_shape=16,32,32", "augment=false", "lambda_cycle=3", "batch_size=2"])
+    assert config.patch_shape == (16, 32, 32)
+    assert config.augment is False
+    assert config.lambda_cycle == 3.0
+    assert config.batch_size == 2
+
+
+def test_dictionary_round_trip():
+    for _, config in PRESETS.values():
+        assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("nonsense=1", "no setting 'nonsense'"),
+        ("batch_size", "write KEY=VALUE"),
+        ("batch_size=two", "a whole number"),
+        ("batch_size=0", "at least 1"),
+        ("patch_shape=10,64,64", "multiple of 16"),
+        ("patch_shape=64,64", "three numbers"),
+        ("precision=float8", "float32 or mixed_float16"),
+        ("lambda_cycle=-1", "at least 0"),
+        ("lambda_cycle=nan", "finite"),
+        ("augment=maybe", "true or false"),
+        ("warmup=2", "between 0 and 1"),
+        ("discriminator_dropout=1", "[0, 1)"),
+        ("learning_rate=0", "positive"),
+    ],
+)
+def test_wrong_settings_are_named(setting, sentence):
+    with pytest.raises(InputError) as error:
+        Config().with_settings([setting])
+    assert sentence in str(error.value)
+
+
+def test_unknown_preset_lists_the_known():
+    with pytest.raises(InputError, match="knee, demo, cyclescan, gradient_consistency"):
+        preset("bear")
+
+
+def test_presets_are_as_the_reports_have_them():
+    seed, second = preset("cyclescan"), preset("gradient_consistency")
+    assert (seed.adversarial_loss, seed.lambda_cycle, seed.lambda_identity) == ("bce", 10.0, 10.0)
+    assert seed.patch_shape == (32, 256, 256)
+    assert (second.lambda_cycle, second.lambda_gradient_consistency) == (3.0, 0.3)
+    assert seed.lambda_pair == second.lambda_pair == 0.0

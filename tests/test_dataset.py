@@ -1,0 +1,67 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from cyclescan import dataset, records
+from cyclescan.errors import InputError
+from tests.conftest import scan
+
+
+def take(folder, count, split="train", shape=(8, 16, 16), **options):
+    streams = {d: dataset.open_stream(folder, split, d) for d in ("a", "b")}
+    options = {"batch_size": 1, "seed": 0, "augment": False} | options
+    return list(itertools.islice(dataset.batches(streams, shape, **options).as_numpy_iterator(), count))
+
+
+def test_batches_hold_the_records_of_each_domain(tiny_records):
+    seen = take(tiny_records, 8)
+    volumes = {d: [scan(i + (100 if d == "b" else 0), d) for i in range(4)] for d in ("a", "b")}
+    for d in ("a", "b"):
+        epochs = [[next(i for i, v in enumerate(volumes[d]) if np.allclose(v, s[f"real_{d}"][0, ..., 0], atol=1e-4))
+                   for s in seen[start : start + 4]] for start in (0, 4)]
+        assert [sorted(e) for e in epochs] == [[0, 1, 2, 3]] * 2  # every volume once an epoch
+
+
+def test_orders_of_the_domains_are_independent_and_change(tiny_records):
+    streams = {d: dataset.open_stream(tiny_records, "train", d) for d in ("a", "b")}
+    orders = {
+        d: [[s.entries.index(next(e for e in s.entries if records.read_at(*e) == s.read(4 * epoch + i, 0)))
+             for i in range(4)] for epoch in range(4)]
+        for d, s in streams.items()
+    }
+    assert orders["a"] != orders["b"]
+    assert len({tuple(o) for o in orders["a"]}) > 1
+
+
+def test_a_resumed_stream_continues(tiny_records):
+    whole = take(tiny_records, 7, augment=True, shape=(4, 8, 8))
+    rest = take(tiny_records, 3, augment=True, shape=(4, 8, 8), start=4)
+    for expected, got in zip(whole[4:], rest, strict=True):
+        np.testing.assert_array_equal(expected["real_a"], got["real_a"])
+        np.testing.assert_array_equal(expected["real_b"], got["real_b"])
+
+
+def test_pairs_are_cropped_and_mirrored_together(tiny_records):
+    for item in take(tiny_records, 8, "pairs", (4, 8, 8), paired=True, augment=True):
+        # the fixture's partner is a known function of the source, voxel by voxel
+        np.testing.assert_allclose(item["partner_a"], 1 - 2 * np.abs(item["real_a"]), atol=1e-3)
+        assert item["weight_b"].tolist() == [1.0]
+
+
+def test_small_volumes_are_padded_with_air(tiny_records):
+    patch = take(tiny_records, 1, shape=(12, 16, 16))[0]["real_a"][0, ..., 0]
+    assert (patch[:2] == -1).all() and (patch[-2:] == -1).all()
+    assert not (patch[2:-2] == -1).all()
+
+
+def test_seeds_differ(tiny_records):
+    one, other = (take(tiny_records, 4, seed=s, shape=(4, 8, 8)) for s in (0, 1))
+    assert any(not np.array_equal(x["real_a"], y["real_a"]) for x, y in zip(one, other, strict=True))
+
+
+def test_missing_records_are_named(tiny_records, tmp_path):
+    with pytest.raises(InputError, match="no records of domain a in nowhere"):
+        dataset.open_stream(tiny_records, "nowhere", "a")
+    with pytest.raises(InputError, match=r"no dataset\.json"):
+        dataset.read_info(tmp_path)

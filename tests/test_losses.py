@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cyclescan import losses
+
+
+def volume(seed=0, shape=(1, 6, 7, 8, 1)):
+    return np.random.default_rng(seed).normal(size=shape).astype("f4")
+
+
+def test_difference_by_hand():
+    a, b = np.zeros((2, 1, 1, 2, 1), "f4"), np.array([1, 3, 2, 2], "f4").reshape(2, 1, 1, 2, 1)
+    assert float(losses.difference(a, b, "l1")) == 2.0
+    assert float(losses.difference(a, b, "l2")) == pytest.approx(4.5)
+    # (mean 2 x weight 0.5 + mean 2 x weight 1) / 2
+    assert float(losses.difference(a, b, "l1", np.array([0.5, 1.0], "f4"))) == pytest.approx(1.5)
+
+
+def test_adversarial_values():
+    zero = np.zeros((1, 2, 2, 2, 1), "f4")
+    assert float(losses.adversarial(zero, True, "bce")) == pytest.approx(np.log(2))
+    assert float(losses.adversarial(zero, True, "least_squares")) == 1.0
+    assert float(losses.adversarial(zero, False, "least_squares")) == 0.0
+    assert np.isfinite(float(losses.adversarial(zero + 1000, False, "bce")))
+    for kind in ("bce", "least_squares"):
+        # a fooled discriminator costs the generator less
+        fooled, caught = zero + 0.9, zero - 0.9
+        assert float(losses.adversarial(fooled, True, kind)) < float(losses.adversarial(caught, True, kind))
+
+
+def test_gradient_consistency_follows_the_formula():
+    a, b = volume(0), volume(1)
+    ncc = [
+        np.corrcoef(np.diff(a[0, ..., 0], axis=i).ravel(), np.diff(b[0, ..., 0], axis=i).ravel())[0, 1]
+        for i in range(3)
+    ]
+    assert float(losses.gradient_consistency(a, b)) == pytest.approx(1 - np.mean(ncc), abs=1e-5)
+
+
+def test_gradient_consistency_extremes():
+    a = volume()
+    assert float(losses.gradient_consistency(a, a)) == pytest.approx(0, abs=1e-5)
+    assert float(losses.gradient_consistency(a, 3 * a + 1)) == pytest.approx(0, abs=1e-5)
+    assert float(losses.gradient_consistency(a, -a)) == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradient_consistency_on_air_has_finite_derivatives(dtype):
+    air = tf.fill((2, 32, 32, 32, 1), tf.constant(-1, dtype))
+    x = tf.Variable(air)
+    with tf.GradientTape() as tape:
+        loss = losses.gradient_consistency(air, x)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(1)
+    assert np.isfinite(tape.gradient(loss, x).numpy()).all()
+
+
+def test_gradient_consistency_gradient_agrees_with_finite_differences():
+    a, b = volume(0, (1, 4, 4, 4, 1)), volume(1, (1, 4, 4, 4, 1))
+    x = tf.Variable(b)
+    with tf.GradientTape() as tape:
+        loss = losses.gradient_consistency(a, x)
+    analytic = tape.gradient(loss, x).numpy()
+    direction = volume(2, b.shape)
+    numeric = (
+        float(losses.gradient_consistency(a, b + 1e-2 * direction))
+        - float(losses.gradient_consistency(a, b - 1e-2 * direction))
+    ) / 2e-2
+    assert (analytic * direction).sum() == pytest.approx(numeric, rel=2e-2, abs=1e-4)

@@ -1,0 +1,185 @@
+"""The loop: what a run leaves on disk, exact resume, clear errors."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cyclescan import train as train_command
+from cyclescan.config import Config
+from cyclescan.errors import InputError
+from cyclescan.files import read_json
+from cyclescan.training import checkpoints, schedules, trainer
+from cyclescan.training.cyclegan import CycleGAN
+from tests.conftest import SETTINGS, write_records
+
+CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5).with_settings(SETTINGS)
+
+
+def final_weights(run):
+    model = CycleGAN(run.config, 0)
+    checkpoints.restore(checkpoints.find(run), model.state(), run.config)
+    variables = [
+        *model.generator_variables, *model.discriminator_variables, *model.generator_optimizer.variables,
+        *model.discriminator_optimizer.variables, model.pools["a"].patches, model.pools["b"].filled,
+    ]
+    return [v.numpy() for v in variables]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_records, tmp_path_factory):
+    return trainer.train(tiny_records, tmp_path_factory.mktemp("run") / "run", CONFIG, "demo", 0, checkpoint_every=2)
+
+
+def test_a_run_leaves_everything(whole):
+    assert sorted(whole.checkpoints) == [2, 4, 6]
+    assert checkpoints.read_run(whole.path) == whole
+    rows = list(csv.DictReader(open(whole.path / "history.csv", encoding="utf-8")))
+    assert [int(r["step"]) for r in rows] == [6]
+    assert {"pair_a2b", "cycle_aba", "adversarial_b2a", "discriminator_a", "seconds"} <= set(rows[0])
+    assert all(np.isfinite(float(v)) for v in rows[0].values())
+    events = list((whole.path / "tensorboard").iterdir())
+    tags = {v.tag for e in events for s in tf.compat.v1.train.summary_iterator(str(e)) for v in s.summary.value}
+    assert "loss/cycle_aba" in tags
+    assert any("fake_b" in tag for tag in tags)
+
+
+def test_resume_is_exact(whole, tiny_records, tmp_path):
+    """Stopped after 4 of 6 steps (in the adversarial phase, with a filled pool) and resumed: equal bit for bit."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(step, _):
+        if step == 4:
+            raise StopError
+
+    with pytest.raises(StopError):
+        trainer.train(tiny_records, tmp_path / "run", CONFIG, "demo", 0, checkpoint_every=2, on_checkpoint=stop)
+    resumed = trainer.train(tiny_records, tmp_path / "run", CONFIG, "demo", 0, checkpoint_every=2, resume=True)
+    for expected, got in zip(final_weights(whole), final_weights(resumed), strict=True):
+        np.testing.assert_array_equal(expected, got)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tmp_path):
+    same = trainer.train(tiny_records, tmp_path / "same", CONFIG, "demo", 0)
+    other = trainer.train(tiny_records, tmp_path / "other", CONFIG, "demo", 1)
+    expected = final_weights(whole)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, final_weights(same), strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(expected, final_weights(other), strict=True))
+
+
+def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
+    config = CONFIG.with_settings(["steps=100000"])
+    run = trainer.train(tiny_records, tmp_path / "run", config, minutes=0.05)
+    assert 0 < max(run.checkpoints) < 100000
+
+
+def test_translation_gets_the_trained_generator(whole):
+    generator = checkpoints.load_generator(whole, "b2a", 4)
+    model = CycleGAN(whole.config, 5)
+    checkpoints.restore(checkpoints.find(whole, 4), model.state(), whole.config)
+    x = np.random.default_rng(0).normal(size=(1, 8, 16, 16, 1)).astype("f4")
+    np.testing.assert_array_equal(generator(x), model.generators["b2a"](x))
+
+
+def test_not_finite_stops_and_names_term_and_step(tiny_records, tmp_path):
+    config = CONFIG.with_settings(["learning_rate=1e30"])
+    with pytest.raises(trainer.NotFiniteError, match=r"The loss \w+ is (nan|inf) at step \d"):
+        trainer.train(tiny_records, tmp_path / "run", config, checkpoint_every=1)
+
+
+def test_learning_rate_falls_linearly():
+    rates = [schedules.learning_rate(p, 2.0, 0.5) for p in (0, 0.5, 0.75, 1.0)]
+    assert rates == [2.0, 2.0, 1.0, 0.0]
+    assert schedules.learning_rate(1.0, 2.0, 1.0) == 2.0
+
+
+def test_a_damaged_checkpoint_is_refused(whole, tiny_records, tmp_path):
+    run = trainer.train(tiny_records, tmp_path / "run", CONFIG, checkpoint_every=3)
+    data = next(checkpoints.find(run, 6).glob("state.data*"))
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(InputError, match="step-00000006"):
+        checkpoints.load_generator(run, "a2b")
+    assert checkpoints.load_generator(run, "a2b", 3)
+
+
+def test_weights_that_do_not_exist(whole):
+    with pytest.raises(InputError, match="last, best and the steps 2, 4, 6"):
+        checkpoints.find(whole, "5")
+    with pytest.raises(InputError, match="allowed is a2b or b2a"):
+        checkpoints.load_generator(whole, "a2c")
+
+
+def command(capsys, *arguments):
+    code = train_command.main([str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
+    run = tmp_path / "run"
+    common = ["--data", tiny_records, "--run", run]
+    settings = ["--preset", "demo", "--set", *SETTINGS]
+    assert command(capsys, *common, *settings, "--steps", 2)[0] == 0
+    code, text = command(capsys, *common, *settings, "--steps", 2)
+    assert code == 2 and "--resume" in text
+    assert command(capsys, *common, "--resume")[0] == 0
+    code, text = command(capsys, *common, "--resume", "--set", "lambda_cycle=1")
+    assert code == 2 and "lambda_cycle = 10.0, not 1.0" in text
+    code, text = command(capsys, *common, "--resume", "--seed", 3)
+    assert code == 2 and "--seed 0, not 3" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "bear"], "There is no preset 'bear'; allowed are knee"),
+        (["--set", "bear=1"], "There is no setting 'bear'"),
+        (["--set", "patch_shape=12,64,64"], "multiple of 16"),
+        (["--set", *SETTINGS, "patch_shape=64,64,64"], "more than twice the volumes"),
+        (["--steps", "0"], "--steps is 0"),
+        (["--resume"], "is not a training run"),
+    ],
+)
+def test_wrong_input_is_one_sentence(tiny_records, tmp_path, capsys, arguments, sentence):
+    code, text = command(capsys, "--data", tiny_records, "--run", tmp_path / "run", *arguments)
+    assert code == 2
+    assert sentence in text and text.count("\n") == 1
+
+
+def test_missing_pairs_are_explained(tmp_path, capsys):
+    folder = write_records(tmp_path / "records")
+    (folder / "pairs").rename(tmp_path / "aside")
+    code, text = command(capsys, "--data", folder, "--run", tmp_path / "run", "--preset", "demo", "--set", *SETTINGS)
+    assert code == 2 and "python -m data_prep pair" in text
+
+
+def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, text = command(capsys, "--data", tiny_records, "--run", tmp_path / "file" / "run", "--set", *SETTINGS)
+    assert code == 2 and "cannot be written" in text
+
+
+def test_a_killed_run_resumes(tiny_records, tmp_path):
+    """Kill -9 while it trains; what is on disk is complete and the run continues."""
+    run = tmp_path / "run"
+    arguments = [sys.executable, "-m", "cyclescan.train", "--data", str(tiny_records), "--run", str(run), "--preset",
+                 "demo", "--set", *SETTINGS, "--steps", "100000", "--checkpoint-every", "3"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(run.glob("checkpoints/step-*"))) < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = checkpoints.read_run(run)
+    reached = max(begun.checkpoints)
+    seconds = read_json(begun.checkpoints[reached] / "checkpoint.json")["seconds"]
+    resumed = trainer.train(tiny_records, run, begun.config, minutes=(seconds + 1) / 60, resume=True)
+    assert max(resumed.checkpoints) > reached
+    steps = [int(r["step"]) for r in csv.DictReader(open(run / "history.csv", encoding="utf-8"))]
+    assert steps == sorted(set(steps))  # no step is told twice
