@@ -60,6 +60,7 @@ class Config:
     learning_rate: float = 2e-4
     beta_1: float = 0.5
     pool_size: int = 50
+    average_decay: float = 0.0  # translate with a running average of the generators' weights; 0 for the last weights
     precision: str = "float32"
 
     def __post_init__(self):
@@ -84,6 +85,8 @@ class Config:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
         if not 0 <= self.discriminator_dropout < 1:
             raise InputError(f"discriminator_dropout is {self.discriminator_dropout}; it must lie in [0, 1).")
+        if not 0 <= self.average_decay < 1:
+            raise InputError(f"average_decay is {self.average_decay}; it must lie in [0, 1).")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be positive.")
 

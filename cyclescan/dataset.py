@@ -14,8 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan import records
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
 
 SHIFT = 2  # voxels by which augmentation moves a patch beyond the volume's border, either way
 
@@ -34,25 +32,9 @@ class Stream:
         return records.read_at(*self.entries[order[position]])
 
 
-def read_info(folder: str | Path) -> dict:
-    """The description of a data set, dataset.json; `InputError` when the folder is none."""
-    if not (Path(folder) / "dataset.json").exists():
-        raise InputError(f"{folder} is not a data set: it has no dataset.json (make one with `data_prep build`).")
-    return read_json(Path(folder) / "dataset.json")
-
-
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
-    """Find the records of a domain in `folder`/`split`, which may also be "pairs".
-
-    Raises:
-        InputError: there are none, or a shard is truncated.
-    """
-    entries = []
-    for shard in records.shards(Path(folder) / split, domain):
-        entries += [(str(shard), offset, length) for offset, length in records.index(shard)]
-    if not entries:
-        raise InputError(f"{folder} has no records of domain {domain} in {split}.")
-    return Stream(tuple(entries), domain)
+    """The records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
+    return Stream(tuple(records.entries(folder, split, domain)), domain)
 
 
 def batches(
@@ -79,7 +61,7 @@ def batches(
         real_a should become in domain b), `partner_b`, of the same shape, and `weight_a`, `weight_b` (batch_size,).
     """
     parts = []
-    for domain, stream in sorted(streams.items()):
+    for _, stream in sorted(streams.items()):
         dataset = tf.data.Dataset.range(start * batch_size, np.iinfo(np.int64).max)
         dataset = dataset.map(
             _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired),

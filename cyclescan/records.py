@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 
 from cyclescan.errors import InputError
-from cyclescan.files import replacing
+from cyclescan.files import read_json, replacing
 
 SCHEMA_VERSION = 1
 UNIT = 32767.0
@@ -89,6 +89,7 @@ def encode(record: Record) -> bytes:
 def decode(serialized: bytes) -> Record:
     """The inverse of `encode`; `InputError` for anything else."""
     from google.protobuf.message import DecodeError
+
     try:
         feature = _example_class().FromString(serialized).features.feature
         version = feature["schema_version"].int64_list.value[0]
@@ -148,16 +149,38 @@ def write_shard(path: str | os.PathLike, records: Iterable[Record]) -> None:
 
 def write_serialized(path: str | os.PathLike, serialized: Iterable[bytes]) -> None:
     """Write a shard of records that are serialised already, under a temporary name, then rename it."""
-    import tensorflow as tf
-
-    with replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
         for record in serialized:
-            writer.write(record)
+            length = struct.pack("<Q", len(record))
+            stream.write(length + _masked_crc(length))
+            stream.write(record + _masked_crc(record))
 
 
 def shards(folder: str | os.PathLike, domain: str | None = None) -> list[Path]:
     """The shards of one folder in order, of one domain or of all."""
     return sorted(Path(folder).glob(f"{domain}-*.tfrecord" if domain else "*.tfrecord"))
+
+
+def read_info(folder: str | os.PathLike) -> dict:
+    """The description of a data set, dataset.json; `InputError` when the folder is none."""
+    path = Path(folder) / "dataset.json"
+    if not path.exists():
+        raise InputError(f"{folder} is not a data set: it has no dataset.json (make one with `data_prep build`).")
+    return read_json(path)
+
+
+def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[str, int, int]]:
+    """(shard, offset, length) of every record of a domain in `folder`/`split`, which may also be "pairs".
+
+    Raises:
+        InputError: there are none, or a shard is truncated.
+    """
+    found = []
+    for shard in shards(Path(folder) / split, domain):
+        found += [(str(shard), offset, length) for offset, length in index(shard)]
+    if not found:
+        raise InputError(f"{folder} has no records of domain {domain} in {split}.")
+    return found
 
 
 def index(path: str | os.PathLike) -> list[tuple[int, int]]:

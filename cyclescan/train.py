@@ -18,8 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, help="folder for settings, checkpoints, TensorBoard and history")
     names = ", ".join(PRESETS)
     parser.add_argument("--preset", default=None, help=f"recipe: {names} (default: knee, or that of the resumed run)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", dest="settings",
-                        help="change settings of the preset, for instance patch_shape=32,64,64 precision=mixed_float16")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        dest="settings",
+        help="change settings of the preset, for instance patch_shape=32,64,64 precision=mixed_float16",
+    )
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")
     parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")

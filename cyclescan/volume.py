@@ -107,7 +107,7 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
             array = np.asarray(image.dataobj[..., 0 if index is None else index], np.float32)
         else:
             array = np.asarray(image.dataobj, np.float32)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.spatialimages.HeaderDataError) as error:
         raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
     array = array.reshape(shape[:3])
     return checked(Volume(array, np.asarray(image.affine, np.float64), {"path": str(path)}), str(path))

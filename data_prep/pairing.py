@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import dataset, records
+from cyclescan import records
 from cyclescan.command import progress
 from cyclescan.errors import InputError
 from cyclescan.files import replacing, sha256, write_json
+from cyclescan.volume import spacing_of
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,10 @@ def pair(folder: str | Path, per_volume: int = 1, workers: int = 2, seed: int = 
         InputError: the folder is no data set, or a volume has no partner from another subject.
     """
     folder = Path(folder)
-    dataset.read_info(folder)
+    records.read_info(folder)
     if per_volume < 1 or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
-    entries = {domain: dataset.open_stream(folder, "train", domain).entries for domain in ("a", "b")}
+    entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
     tasks = _plan(entries, per_volume, seed)
     results: dict[str, list] = {"a": [], "b": []}
     target = folder / "pairs"
@@ -107,7 +108,7 @@ def _plan(entries: dict, per_volume: int, seed: int) -> dict[str, list[Task]]:
                     f"A volume of domain {domain} has {len(allowed)} volumes of other subjects in domain {other} to be "
                     f"paired with; --per-volume {per_volume} needs as many."
                 )
-            order = sorted(allowed, key=lambda i: (used[i], rng.random()))  # noqa: B023 - used at once
+            order = sorted(allowed, key=lambda i: (used[i], rng.random()))
             for i in order[:per_volume]:
                 used[i] += 1
                 tasks[domain].append(Task(fixed, entries[other][i], int(rng.integers(2**31))))
@@ -217,8 +218,6 @@ def _coarse(sitk, image):
 
 
 def _spacing(record: records.Record) -> tuple[float, float, float]:
-    from cyclescan.volume import spacing_of
-
     return spacing_of(record.affine)
 
 
@@ -233,5 +232,3 @@ def run(arguments: argparse.Namespace) -> None:
     facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed)
     count = sum(shard["records"] for shard in facts["shards"].values())
     log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / "pairs")
-
-

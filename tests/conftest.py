@@ -32,8 +32,15 @@ def record(seed: int, domain: str, partner: bool = False) -> records.Record:
     other = "b" if domain == "a" else "a"
     affine = np.diag([*SPACING_MM, 1.0])
     return records.Record(
-        scan(seed, domain), affine, domain, {"a": "ciss", "b": "dess"}[domain], f"s{seed}", [],
-        scan(seed, other) if partner else None, f"s{seed}x" if partner else "", 1.0,
+        scan(seed, domain),
+        affine,
+        domain,
+        {"a": "ciss", "b": "dess"}[domain],
+        f"s{seed}",
+        [],
+        scan(seed, other) if partner else None,
+        f"s{seed}x" if partner else "",
+        1.0,
     )
 
 
@@ -52,7 +59,9 @@ def write_records(folder, counts=None):
             records.write_shard(path, items)
             splits[split][domain] = [r.subject for r in items]
             shards[f"{split}/{path.name}"] = {
-                "records": count, "bytes": path.stat().st_size, "sha256": sha256(path),
+                "records": count,
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
             }
         first += count
     (folder / "pairs").mkdir()
@@ -64,13 +73,20 @@ def write_records(folder, counts=None):
     write_json(
         folder / "dataset.json",
         {
-            "schema_version": 1, "cyclescan_version": "0", "seed": 0, "disjoint": True, "axes": ["R", "S", "A"],
-            "spacing_mm": list(SPACING_MM), "shape": list(SHAPE),
+            "schema_version": 1,
+            "cyclescan_version": "0",
+            "seed": 0,
+            "disjoint": True,
+            "axes": ["R", "S", "A"],
+            "spacing_mm": list(SPACING_MM),
+            "shape": list(SHAPE),
             "domains": {
                 "a": {"name": "ciss", "scaling": scaling, "intensity": {**intensity, "low": 0.0, "high": 1000.0}},
                 "b": {"name": "dess", "scaling": scaling, "intensity": {**intensity, "low": 0.0, "high": 500.0}},
             },
-            "splits": splits, "shards": shards, "failed": [],
+            "splits": splits,
+            "shards": shards,
+            "failed": [],
         },
     )
     return folder

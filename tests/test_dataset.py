@@ -18,16 +18,26 @@ def test_batches_hold_the_records_of_each_domain(tiny_records):
     seen = take(tiny_records, 8)
     volumes = {d: [scan(i + (100 if d == "b" else 0), d) for i in range(4)] for d in ("a", "b")}
     for d in ("a", "b"):
-        epochs = [[next(i for i, v in enumerate(volumes[d]) if np.allclose(v, s[f"real_{d}"][0, ..., 0], atol=1e-4))
-                   for s in seen[start : start + 4]] for start in (0, 4)]
+        epochs = [
+            [
+                next(i for i, v in enumerate(volumes[d]) if np.allclose(v, s[f"real_{d}"][0, ..., 0], atol=1e-4))
+                for s in seen[start : start + 4]
+            ]
+            for start in (0, 4)
+        ]
         assert [sorted(e) for e in epochs] == [[0, 1, 2, 3]] * 2  # every volume once an epoch
 
 
 def test_orders_of_the_domains_are_independent_and_change(tiny_records):
     streams = {d: dataset.open_stream(tiny_records, "train", d) for d in ("a", "b")}
     orders = {
-        d: [[s.entries.index(next(e for e in s.entries if records.read_at(*e) == s.read(4 * epoch + i, 0)))
-             for i in range(4)] for epoch in range(4)]
+        d: [
+            [
+                s.entries.index(next(e for e in s.entries if records.read_at(*e) == s.read(4 * epoch + i, 0)))
+                for i in range(4)
+            ]
+            for epoch in range(4)
+        ]
         for d, s in streams.items()
     }
     assert orders["a"] != orders["b"]
@@ -64,4 +74,4 @@ def test_missing_records_are_named(tiny_records, tmp_path):
     with pytest.raises(InputError, match="no records of domain a in nowhere"):
         dataset.open_stream(tiny_records, "nowhere", "a")
     with pytest.raises(InputError, match=r"no dataset\.json"):
-        dataset.read_info(tmp_path)
+        records.read_info(tmp_path)

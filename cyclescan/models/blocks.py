@@ -34,8 +34,16 @@ def instance_norm(x, name: str):
     return layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)(x)
 
 
-def convolution(x, filters: int, kernel: int, init: Initializers, name: str, strides: int = 1, bias: bool = False,
-                padding: str = "same"):
+def convolution(
+    x,
+    filters: int,
+    kernel: int,
+    init: Initializers,
+    name: str,
+    strides: int = 1,
+    bias: bool = False,
+    padding: str = "same",
+):
     """A 3-D convolution of a cubic kernel; without bias where a normalisation follows, which would remove it."""
     return layers.Conv3D(
         filters, kernel, strides=strides, padding=padding, use_bias=bias, kernel_initializer=init(), name=name

@@ -21,7 +21,9 @@ def convolution_macs(model: keras.Model, shape: Sequence[int]) -> int:
     """
     cloned = keras.Model(model.inputs, [layer.output for layer in _convolutions(model)])
     outputs = cloned.compute_output_shape(tuple(shape))
-    inputs = keras.Model(model.inputs, [layer.input for layer in _convolutions(model)]).compute_output_shape(tuple(shape))
+    inputs = keras.Model(model.inputs, [layer.input for layer in _convolutions(model)]).compute_output_shape(
+        tuple(shape)
+    )
     total = 0
     for layer, before, after in zip(_convolutions(model), inputs, outputs, strict=True):
         transposed = isinstance(layer, keras.layers.Conv3DTranspose)

@@ -11,7 +11,11 @@ LEAK = 0.2
 
 
 def patchgan3d(
-    levels: int = 3, filters: int = 64, kernel: int = 4, dropout: float = 0.5, seed: int = 0,
+    levels: int = 3,
+    filters: int = 64,
+    kernel: int = 4,
+    dropout: float = 0.5,
+    seed: int = 0,
     name: str = "discriminator",
 ) -> keras.Model:
     """A network from (batch, depth, height, width, 1) to one logit per patch, float32 (batch, d, h, w, 1).

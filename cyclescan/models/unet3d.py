@@ -65,7 +65,12 @@ def unet3d(
     def ascend(x, skip, channels, label):
         if upsampling == "transposed":
             x = layers.Conv3DTranspose(
-                channels, kernel, strides=2, padding="same", use_bias=not normalized, kernel_initializer=init(),
+                channels,
+                kernel,
+                strides=2,
+                padding="same",
+                use_bias=not normalized,
+                kernel_initializer=init(),
                 name=f"{label}_conv",
             )(x)
             x = activate(instance_norm(x, f"{label}_norm") if normalized else x, "relu", label)
@@ -105,7 +110,5 @@ def head(x, kernel, init, upsampling, at_full_resolution):
     if at_full_resolution:
         return convolution(x, 1, kernel, init, "head", bias=True)
     if upsampling == "transposed":
-        return layers.Conv3DTranspose(
-            1, kernel, strides=2, padding="same", kernel_initializer=init(), name="head"
-        )(x)
+        return layers.Conv3DTranspose(1, kernel, strides=2, padding="same", kernel_initializer=init(), name="head")(x)
     return convolution(layers.UpSampling3D(2, name="head_up")(x), 1, kernel, init, "head", bias=True)

@@ -130,7 +130,7 @@ def restore(path: Path, state, config: Config) -> dict:
 
 
 def load_generator(run: Run, direction: str, weights: str | int = "last"):
-    """The trained generator of one direction as a Keras model.
+    """The trained generator of one direction as a Keras model: the running average where the run keeps one.
 
     Args:
         run: from `read_run`.
@@ -146,7 +146,7 @@ def load_generator(run: Run, direction: str, weights: str | int = "last"):
     path = find(run, weights)
     _facts_of(path, run.config)
     generator = build_generator(run.config, name=f"generator_{direction}")
-    state = tf.train.Checkpoint(**{f"generator_{direction}": generator})
+    state = tf.train.Checkpoint(**{f"translator_{direction}": generator})
     try:
         status = state.read(str(path / "state"))
         status.expect_partial()

@@ -16,6 +16,7 @@ class CycleGAN(tf.Module):
 
     Attributes:
         generators: "a2b" and "b2a".
+        translators: the generators to translate with: their running averages, or the generators themselves.
         discriminators: "a" and "b", each judging volumes of its domain.
         step: number of steps taken, int64.
     """
@@ -30,6 +31,12 @@ class CycleGAN(tf.Module):
                 name: build_generator(config, name=f"generator_{name}", seed=seed * 10 + i)
                 for i, name in enumerate(("a2b", "b2a"))
             }
+            self.translators = self.generators
+            if config.average_decay:
+                self.translators = {
+                    name: build_generator(config, name=f"average_{name}", seed=seed * 10 + i)
+                    for i, name in enumerate(("a2b", "b2a"))
+                }
             self.discriminators = {
                 name: build_discriminator(config, name=f"discriminator_{name}", seed=seed * 10 + i + 2)
                 for i, name in enumerate(("a", "b"))
@@ -37,7 +44,9 @@ class CycleGAN(tf.Module):
         finally:
             keras.config.set_dtype_policy(policy)
         self.pools = {
-            name: ImagePool(config.pool_size if self.adversarial else 0, config.patch_shape, seed * 2 + i, f"pool_{name}")
+            name: ImagePool(
+                config.pool_size if self.adversarial else 0, config.patch_shape, seed * 2 + i, f"pool_{name}"
+            )
             for i, name in enumerate(("a", "b"))
         }
         self.generator_variables = [v for g in self.generators.values() for v in g.trainable_variables]
@@ -60,6 +69,7 @@ class CycleGAN(tf.Module):
             # of the dropout; TensorFlow does not find Keras' seed generators by itself
             random_state=[v for d in self.discriminators.values() for v in d.non_trainable_variables],
             **{f"generator_{k}": v for k, v in self.generators.items()},
+            **{f"translator_{k}": v for k, v in self.translators.items()},
             **{f"discriminator_{k}": v for k, v in self.discriminators.items()},
             **{f"pool_{k}": v for k, v in self.pools.items()},
         )
@@ -81,7 +91,7 @@ class CycleGAN(tf.Module):
                 )
             total = self.config.lambda_pair * tf.add_n(list(terms.values()))
             scaled = self.generator_optimizer.scale_loss(total)
-        self._apply(tape, scaled, self.generator_variables, self.generator_optimizer)
+        self._update_generators(tape, scaled)
         self.step.assign_add(1)
         return terms
 
@@ -92,7 +102,7 @@ class CycleGAN(tf.Module):
             fakes, terms = self._generator_terms(batch)
             total = tf.add_n([self._weights(name) * value for name, value in terms.items()])
             scaled = self.generator_optimizer.scale_loss(total)
-        self._apply(tape, scaled, self.generator_variables, self.generator_optimizer)
+        self._update_generators(tape, scaled)
         if self.adversarial:
             terms |= self._train_discriminators(batch, fakes)
         self.step.assign_add(1)
@@ -148,11 +158,21 @@ class CycleGAN(tf.Module):
                     losses.adversarial(real, True, kind) + losses.adversarial(fake, False, kind)
                 )
             scaled = self.discriminator_optimizer.scale_loss(tf.add_n(list(terms.values())))
-        self._apply(tape, scaled, self.discriminator_variables, self.discriminator_optimizer)
+        gradients = tape.gradient(scaled, self.discriminator_variables)
+        self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
         return terms
 
-    def _apply(self, tape, loss, variables, optimizer) -> None:
-        optimizer.apply(tape.gradient(loss, variables), variables)
+    def _update_generators(self, tape, loss) -> None:
+        gradients = tape.gradient(loss, self.generator_variables)
+        self.generator_optimizer.apply(gradients, self.generator_variables)
+        if self.config.average_decay:
+            # a short memory at first, or the random initial weights would stay in the average for long
+            steps = tf.cast(self.step, tf.float32)
+            keep = tf.minimum(self.config.average_decay, (1.0 + steps) / (10.0 + steps))
+            for name, generator in self.generators.items():
+                pairs = zip(self.translators[name].trainable_variables, generator.trainable_variables, strict=True)
+                for average, variable in pairs:
+                    average.assign(keep * average + (1.0 - keep) * variable)
 
     def _optimizer(self, variables):
         optimizer = keras.optimizers.Adam(self.config.learning_rate, beta_1=self.config.beta_1)

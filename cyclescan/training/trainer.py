@@ -17,7 +17,7 @@ from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing
-from cyclescan.training import checkpoints, schedules
+from cyclescan.training import checkpoints, schedules, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
 
@@ -59,7 +59,7 @@ def train(
         NotFiniteError: a loss was not finite; the last good checkpoint stays.
     """
     data, folder = Path(data), Path(run)
-    info = dataset.read_info(data)
+    info = records.read_info(data)
     run = _open_run(folder, data, info, config, preset, seed, resume)
     _check_patch(data, config)
     model = CycleGAN(config, run.seed)
@@ -72,6 +72,7 @@ def train(
     first = int(model.step)
     _trim_history(folder / "history.csv", first)
     batches = _batches(data, config, run.seed, first)
+    validating = validation.patches(data, config.patch_shape)
     every = checkpoint_every or max(1, math.ceil(config.steps / 10))
     began = time.monotonic() - elapsed
     writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
@@ -95,7 +96,10 @@ def train(
                 _log(folder, step, seconds, recent, bar, waited)
                 recent, waited = [], 0.0
             if step % every == 0 or last:
-                checkpoints.save(run, step, state, {"seconds": time.monotonic() - began})
+                score = validation.score(model.translators, validating)
+                facts = {"seconds": time.monotonic() - began, "score": score}
+                checkpoints.save(run, step, state, facts)
+                tf.summary.scalar("validation/score", score, step)
                 _sample_slices(model, batch, step)
                 if on_checkpoint:
                     on_checkpoint(step, model)
@@ -125,8 +129,8 @@ def _open_run(folder: Path, data: Path, info: dict, config: Config, preset: str,
 
 
 def _check_patch(data: Path, config: Config) -> None:
-    stream = dataset.open_stream(data, "train", "a")
-    shape = records.decode(records.read_at(*stream.entries[0])).voxels.shape
+    first = records.entries(data, "train", "a")[0]
+    shape = records.decode(records.read_at(*first)).voxels.shape
     if any(p > 2 * n for p, n in zip(config.patch_shape, shape, strict=True)):
         raise InputError(
             f"patch_shape {','.join(map(str, config.patch_shape))} is more than twice the volumes of {data}, "
@@ -212,8 +216,8 @@ def _sample_slices(model: CycleGAN, batch: dict, step: int) -> None:
     """The middle sagittal slice of input, translation and cycle to TensorBoard, superior up and anterior left."""
     for source, target in (("a", "b"), ("b", "a")):
         real = batch[f"real_{source}"][:1]
-        fake = model.generators[f"{source}2{target}"](real, training=False)
-        cycled = model.generators[f"{target}2{source}"](fake, training=False)
+        fake = model.translators[f"{source}2{target}"](real, training=False)
+        cycled = model.translators[f"{target}2{source}"](fake, training=False)
         middle = real.shape[1] // 2
         rows = [tf.cast(v, tf.float32)[:, middle, ::-1, ::-1] for v in (real, fake, cycled)]
         tf.summary.image(f"real_{source}, fake_{target}, cycled_{source}", (tf.concat(rows, 2) + 1) / 2, step)

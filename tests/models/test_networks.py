@@ -47,8 +47,9 @@ def test_generator_keeps_shape_and_range(shape, upsampling, full):
 
 def checkerboard(upsampling):
     """Energy of the output at the grid frequency, on a constant input, away from the border."""
-    generator = unet3d(3, 8, 16, 0, kernel=4 if upsampling == "transposed" else 3, upsampling=upsampling, seed=3,
-                       normalization="none")
+    generator = unet3d(
+        3, 8, 16, 0, kernel=4 if upsampling == "transposed" else 3, upsampling=upsampling, seed=3, normalization="none"
+    )
     y = np.asarray(generator(np.full((1, 48, 48, 48, 1), 0.7, "f4")))[0, 16:32, 16:32, 16:32, 0]
     return float(np.std(y) / (np.abs(np.mean(y)) + 1e-12))
 

@@ -72,13 +72,20 @@ def test_terms_of_weight_zero_are_not_computed():
 
 
 def test_all_terms_are_named_by_path():
-    config = SETTINGS.with_settings(
-        ["lambda_identity=1", "lambda_pair=1", "lambda_gradient_consistency=0.3"]
-    )
+    config = SETTINGS.with_settings(["lambda_identity=1", "lambda_pair=1", "lambda_gradient_consistency=0.3"])
     model = CycleGAN(config, 0)
     assert set(model.train_step(batch(paired=True))) == {
-        "pair_a2b", "pair_b2a", "identity_a", "identity_b", "cycle_aba", "cycle_bab", "adversarial_a2b",
-        "adversarial_b2a", "gradient_consistency_a2b", "gradient_consistency_b2a", "discriminator_a",
+        "pair_a2b",
+        "pair_b2a",
+        "identity_a",
+        "identity_b",
+        "cycle_aba",
+        "cycle_bab",
+        "adversarial_a2b",
+        "adversarial_b2a",
+        "gradient_consistency_a2b",
+        "gradient_consistency_b2a",
+        "discriminator_a",
         "discriminator_b",
     }
 

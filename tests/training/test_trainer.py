@@ -25,8 +25,12 @@ def final_weights(run):
     model = CycleGAN(run.config, 0)
     checkpoints.restore(checkpoints.find(run), model.state(), run.config)
     variables = [
-        *model.generator_variables, *model.discriminator_variables, *model.generator_optimizer.variables,
-        *model.discriminator_optimizer.variables, model.pools["a"].patches, model.pools["b"].filled,
+        *model.generator_variables,
+        *model.discriminator_variables,
+        *model.generator_optimizer.variables,
+        *model.discriminator_optimizer.variables,
+        model.pools["a"].patches,
+        model.pools["b"].filled,
     ]
     return [v.numpy() for v in variables]
 
@@ -168,8 +172,23 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
 def test_a_killed_run_resumes(tiny_records, tmp_path):
     """Kill -9 while it trains; what is on disk is complete and the run continues."""
     run = tmp_path / "run"
-    arguments = [sys.executable, "-m", "cyclescan.train", "--data", str(tiny_records), "--run", str(run), "--preset",
-                 "demo", "--set", *SETTINGS, "--steps", "100000", "--checkpoint-every", "3"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "cyclescan.train",
+        "--data",
+        str(tiny_records),
+        "--run",
+        str(run),
+        "--preset",
+        "demo",
+        "--set",
+        *SETTINGS,
+        "--steps",
+        "100000",
+        "--checkpoint-every",
+        "3",
+    ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list(run.glob("checkpoints/step-*"))) < 3:

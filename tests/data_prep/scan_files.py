@@ -1,0 +1,114 @@
+"""Small scans for tests: sound ones, and one of each kind of broken file with the sentence it deserves."""
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+SHAPE = (10, 12, 14)
+AFFINE = np.array([[3.0, 0, 0, -15], [0, 0, 1.5, -10], [0, 2.0, 0, -12], [0, 0, 0, 1]])  # axes R, S, A
+
+
+def voxels(seed: int = 0, shape=SHAPE) -> np.ndarray:
+    """A smooth random scan of int16 around 1000."""
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    return (field / field.std() * 200 + 1000).astype(np.int16)
+
+
+def save(path, array=None, affine=AFFINE) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels() if array is None else array, affine), path)
+    return path
+
+
+def save_domain(folder, subjects, gain=1, shape=SHAPE) -> Path:
+    """A folder with `sub-<name>.nii.gz` for each name; the anatomy is the subject's, the gain the domain's."""
+    for subject in subjects:
+        seed = int.from_bytes(subject.encode(), "big") % 2**32
+        save(Path(folder) / f"sub-{subject}.nii.gz", voxels(seed, shape) * gain)
+    return Path(folder)
+
+
+def _with(value):
+    def write(path):
+        array = voxels().astype(np.float32)
+        array[2, 3, 4] = value
+        save(path, array)
+
+    return write
+
+
+def _header(change):
+    """A sound file whose 348 bytes of header are changed by `change(header)`."""
+
+    def write(path):
+        data = save(path).read_bytes()
+        raw = bytearray(gzip.decompress(data))
+        header = np.frombuffer(raw, nib.nifti1.header_dtype, 1)
+        change(header[0])
+        Path(path).write_bytes(gzip.compress(bytes(raw)))
+
+    return write
+
+
+def _set(key, index, value):
+    def change(header):
+        header[key][index] = value
+
+    return _header(change)
+
+
+def _no_affine_axis(header):
+    header["srow_z"] = 0
+    header["sform_code"] = 1
+
+
+def _nan_affine(header):
+    header["srow_x"][0] = np.nan
+    header["sform_code"] = 1
+
+
+def _gigantic(header):
+    header["dim"][1:4] = 32767
+
+
+def _unknown_type(header):
+    header["datatype"] = 9999
+
+
+def _truncated(path):
+    data = save(path, voxels(shape=(32, 32, 32))).read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2])
+
+
+def _short_data(path):
+    data = gzip.decompress(save(path).read_bytes())
+    Path(path).write_bytes(gzip.compress(data[:-100]))
+
+
+# kind: (writes the file, what the sentence says)
+BROKEN = {
+    "truncated": (_truncated, "truncated or damaged"),
+    "truncated inside gzip": (_short_data, "truncated or damaged"),
+    "empty file": (lambda path: path.write_bytes(b""), "truncated: it holds 0 bytes"),
+    "only a header's start": (lambda path: path.write_bytes(gzip.compress(b"\0" * 100)), "truncated: it holds 100"),
+    "text": (lambda path: path.write_text("this is no scan\n" * 50), "truncated or cannot be read"),
+    "compressed text": (lambda path: path.write_bytes(gzip.compress(b"no scan " * 100)), "is not a NIfTI file"),
+    "a PNG": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(600)), "truncated or cannot be read"),
+    "4-D": (lambda path: save(path, np.stack([voxels(0), voxels(1)], -1)), "4-D .*its 2 volumes.*--volume 0 to 1"),
+    "2-D": (lambda path: save(path, voxels()[0]), "a 3-D volume is needed"),
+    "NaN": (_with(np.nan), "1 voxels that are NaN or infinite"),
+    "infinite": (_with(np.inf), "1 voxels that are NaN or infinite"),
+    "constant": (lambda path: save(path, np.full(SHAPE, 7, np.int16)), r"constant \(every voxel is 7\)"),
+    "zero spacing": (_set("pixdim", 2, 0), "spacing 3 x 0 x 1.5 mm; every value must be positive"),
+    "negative spacing": (_set("pixdim", 2, -2), "spacing 3 x -2 x 1.5 mm; every value must be positive"),
+    "NaN spacing": (_set("pixdim", 2, np.nan), "spacing 3 x nan x 1.5 mm; every value must be positive"),
+    "singular affine": (_header(_no_affine_axis), "singular affine"),
+    "NaN affine": (_header(_nan_affine), "singular affine"),
+    "gigantic": (_header(_gigantic), "claims 32767x32767x32767 voxels; at most"),
+    "negative dimension": (_set("dim", 1, -5), "NIfTI|3-D volume is needed"),
+    "unknown data type": (_header(_unknown_type), "is not a NIfTI file"),
+}

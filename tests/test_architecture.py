@@ -1,0 +1,91 @@
+"""Doors open downwards only, and light modules stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# the floor a module stands on; it imports from its own floor or from lower ones
+FLOORS = [
+    {"errors", "files", "command", "__init__"},
+    {"volume", "config", "presets"},
+    {"preprocessing", "records"},
+    {"models", "losses", "dataset"},
+    {"training", "inference", "evaluation", "serving"},
+    {"train", "translate", "evaluate", "report", "export", "demo", "__main__"},
+]
+FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"
+
+
+MODULES = sorted((ROOT / "cyclescan").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_doors_open_downwards(path):
+    own = path.relative_to(ROOT / "cyclescan").parts[0].removesuffix(".py")
+    assert own in FLOOR, f"{own} has no floor: add it to this test"
+    for name in imports(path):
+        if name.split(".")[0] == "cyclescan":
+            assert FLOOR[room(name)] <= FLOOR[own], f"{path} imports {name} from a higher floor"
+        if own != "demo":
+            assert name.split(".")[0] != "data_prep", f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data_prep").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_data_prep_uses_the_ground_floors_only(path):
+    allowed = {"errors", "files", "command", "volume", "preprocessing", "records", "config", "__init__"}
+    for name in imports(path):
+        if name.split(".")[0] == "cyclescan":
+            assert room(name) in allowed, f"{path} imports {name}"
+
+
+def test_beam_and_simpleitk_live_in_data_prep():
+    for path in MODULES:
+        assert not {n.split(".")[0] for n in imports(path)} & {"apache_beam", "SimpleITK"}, path
+
+
+@pytest.mark.parametrize("name", ["models", "losses.py"])
+def test_networks_and_losses_do_not_name_tensorflow(name):
+    root = ROOT / "cyclescan" / name
+    for path in [root] if root.is_file() else root.rglob("*.py"):
+        assert not any(n.split(".")[0] == "tensorflow" for n in imports(path)), path
+
+
+@pytest.mark.parametrize("module", ["cyclescan.volume", "cyclescan.preprocessing", "cyclescan.config", "cyclescan"])
+def test_light_modules_do_not_import_tensorflow(module):
+    code = f"import {module}, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_onednn_is_on_before_tensorflow_is_imported():
+    name = "'TF_ENABLE_ONEDNN_OPTS'"
+    code = f"import os; os.environ.pop({name}, 0); import cyclescan; print(os.environ[{name}])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "1"
+
+
+def test_library_code_neither_prints_nor_asserts():
+    for path in [*MODULES, *(ROOT / "data_prep").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path} has an assert"
+            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path} has a bare except"
+            assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), f"{path} prints"

@@ -1,0 +1,108 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cyclescan import records
+from cyclescan.errors import InputError
+from tests.data_prep.scan_files import AFFINE
+
+
+def make(seed=0, **changes) -> records.Record:
+    rng = np.random.default_rng(seed)
+    voxels = rng.uniform(-1, 1, (4, 5, 6)).astype(np.float32)
+    voxels[0, 0, :3] = -1, 0, 1
+    steps = [{"step": "intensity", "low": 0.1, "high": 900.5, "scaling": "percentile:0.5,99.5"}]
+    return dataclasses.replace(records.Record(voxels, AFFINE, "a", "ciss", "s0123", steps), **changes)
+
+
+def test_a_record_comes_back_within_half_a_unit():
+    record = make()
+    back = records.decode(records.encode(record))
+    assert np.abs(back.voxels - record.voxels).max() <= 0.5001 / records.UNIT
+    np.testing.assert_array_equal(back.voxels[0, 0, :3], [-1, 0, 1])
+    np.testing.assert_allclose(back.affine, AFFINE)
+    for field in ("domain", "domain_name", "subject", "preprocessing", "partner", "partner_subject", "weight", "kind"):
+        assert getattr(back, field) == getattr(record, field)
+
+
+def test_a_pair_keeps_both_volumes():
+    record = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
+    back = records.decode(records.encode(record))
+    assert (back.kind, back.partner_subject, back.weight) == ("pair", "s9", 0.25)
+    assert np.abs(back.partner - record.partner).max() <= 0.5001 / records.UNIT
+
+
+def test_the_graph_and_numpy_read_the_same_voxels():
+    pair = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
+    serialized = records.encode(pair)
+    back = records.decode(serialized)
+    np.testing.assert_array_equal(records.parse_voxels(serialized)[..., 0], back.voxels)
+    voxels, partner, weight = records.parse_pair(serialized)
+    np.testing.assert_array_equal(voxels[..., 0], back.voxels)
+    np.testing.assert_array_equal(partner[..., 0], back.partner)
+    assert float(weight) == 0.25
+
+
+def test_bytes_are_those_of_tensorflow(tmp_path):
+    several = [make(i) for i in range(3)]
+    serialized = [records.encode(r) for r in several]
+    for each in serialized:
+        assert tf.train.Example.FromString(each).SerializeToString(deterministic=True) == each
+    records.write_shard(tmp_path / "ours.tfrecord", several)
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs.tfrecord")) as writer:
+        for each in serialized:
+            writer.write(each)
+    assert (tmp_path / "ours.tfrecord").read_bytes() == (tmp_path / "theirs.tfrecord").read_bytes()
+    assert [r.numpy() for r in tf.data.TFRecordDataset(str(tmp_path / "ours.tfrecord"))] == serialized
+    assert [records.read_at(tmp_path / "ours.tfrecord", *e) for e in records.index(tmp_path / "ours.tfrecord")] == (
+        serialized
+    )
+
+
+@pytest.mark.parametrize("kept", [-1, 20, 5])
+def test_a_truncated_shard_is_refused(tmp_path, kept):
+    path = tmp_path / "a.tfrecord"
+    records.write_shard(path, [make(0), make(1)])
+    data = path.read_bytes()
+    second = records.index(path)[1][0] - 12
+    path.write_bytes(data[:-1] if kept < 0 else data[: second + kept])
+    with pytest.raises(InputError, match="truncated: its record 1 ends beyond the file"):
+        records.index(path)
+
+
+@pytest.mark.parametrize("place", [8, 200, -1])
+def test_a_flipped_bit_is_refused(tmp_path, place):
+    path = tmp_path / "a.tfrecord"
+    records.write_shard(path, [make(0)])
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="checksum of its record 0 is wrong"):
+        list(records.read_shard(path))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no protobuf", tf.train.Example().SerializeToString(), records.encode(make())[:-20]]
+)
+def test_other_bytes_are_no_record(data):
+    with pytest.raises(InputError, match="not a record of cyclescan"):
+        records.decode(data)
+
+
+def test_another_schema_version_is_refused():
+    example = tf.train.Example.FromString(records.encode(make()))
+    example.features.feature["schema_version"].int64_list.value[0] = 99
+    with pytest.raises(InputError, match="schema version 99; this program reads 1"):
+        records.decode(example.SerializeToString())
+
+
+def test_an_exception_while_writing_leaves_no_shard(tmp_path):
+    def failing():
+        yield make()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        records.write_shard(tmp_path / "a.tfrecord", failing())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,141 @@
+import subprocess
+import sys
+import tracemalloc
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cyclescan import files, volume
+from cyclescan.errors import InputError
+from tests.data_prep.scan_files import AFFINE, BROKEN, save, voxels
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    volume.write(volume.Volume(voxels().astype(np.float32), AFFINE), path, descrip="x" * 200)
+    back = volume.read(path)
+    np.testing.assert_array_equal(back.array, voxels())
+    np.testing.assert_allclose(back.affine, AFFINE)
+    assert back.spacing_mm == pytest.approx((3, 2, 1.5))
+    assert back.axes == ("R", "S", "A")
+    assert len(bytes(nib.load(path).header["descrip"]).rstrip(b"\0")) == 79
+
+
+def test_integers_are_rounded_and_clipped(tmp_path):
+    array = np.array([[[-1e6, -1.6, 0.4, 1.6, 1e6]]], np.float32)
+    volume.write(volume.Volume(array, AFFINE), tmp_path / "scan.nii", dtype=np.int16)
+    np.testing.assert_array_equal(nib.load(tmp_path / "scan.nii").dataobj, [[[-32768, -2, 0, 2, 32767]]])
+
+
+def test_scaled_integers_are_read_in_units_of_the_scanner(tmp_path):
+    image = nib.Nifti1Image(voxels(), AFFINE)
+    image.header.set_slope_inter(0.5, -100)
+    image.to_filename(tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(volume.read(tmp_path / "scan.nii.gz").array, nib.load(tmp_path / "scan.nii.gz").dataobj)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_refused_with_a_sentence_that_names_it(tmp_path, kind):
+    write, sentence = BROKEN[kind]
+    path = tmp_path / "scan.nii.gz"
+    write(path)
+    with pytest.raises(InputError, match=sentence) as caught:
+        volume.read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("none.nii.gz", "does not exist"), ("folder.nii", "is a folder"), ("scan.mgz", "must end in .nii or .nii.gz")],
+)
+def test_a_path_that_is_no_nifti_file(tmp_path, name, sentence):
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "scan.mgz").write_bytes(b"")
+    with pytest.raises(InputError, match=sentence):
+        volume.read(tmp_path / name)
+
+
+def test_one_volume_of_a_series_can_be_chosen(tmp_path):
+    path = save(tmp_path / "scan.nii.gz", np.stack([voxels(0), voxels(1)], -1))
+    assert volume.count(path) == 2
+    np.testing.assert_array_equal(volume.read(path, 1).array, voxels(1))
+    with pytest.raises(InputError, match="no volume 2; allowed are 0 to 1"):
+        volume.read(path, 2)
+    with pytest.raises(InputError, match="is 3-D and has no volume 1"):
+        volume.read(save(tmp_path / "3d.nii.gz"), 1)
+
+
+def test_a_gigantic_claim_is_refused_without_allocation(tmp_path):
+    BROKEN["gigantic"][0](tmp_path / "scan.nii.gz")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            volume.read(tmp_path / "scan.nii.gz")
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_gives_no_other_error(tmp_path, seed):
+    """Bytes of the header changed at random: the file is read, or refused with a sentence."""
+    rng = np.random.default_rng(seed)
+    sound = save(tmp_path / "scan.nii").read_bytes()
+    refused = 0
+    for _ in range(60):
+        data = bytearray(sound)
+        for place in rng.integers(0, 352, 4):
+            data[place] = rng.integers(256)
+        (tmp_path / "scan.nii").write_bytes(data)
+        try:
+            assert np.isfinite(volume.read(tmp_path / "scan.nii").array).all()
+        except InputError:
+            refused += 1
+    assert 0 < refused < 60
+
+
+def test_only_nifti_names_are_written(tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.nii"):
+        volume.write(volume.Volume(voxels(), AFFINE), tmp_path / "scan.png")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        volume.write(volume.Volume(voxels(), AFFINE), tmp_path / "file" / "scan.nii.gz")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "note.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["old"]
+    with files.replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_volumes_and_records_do_not_import_tensorflow():
+    code = (
+        "import sys, numpy as np; from cyclescan import records, volume; "
+        "r = records.Record(np.zeros((1, 2, 3)), np.eye(4), 'a', 'x', 's', []); "
+        "records.decode(records.encode(r)); assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
