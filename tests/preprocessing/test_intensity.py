@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from cyclescan.errors import InputError
+from cyclescan.preprocessing import intensity
+
+
+def test_percentiles_by_hand():
+    """0, 10, ..., 1000 are 101 values: percentile p is 10 p."""
+    array = np.arange(0, 1001, 10, dtype=np.float32).reshape(1, 1, -1)
+    record = intensity.measure(array, "percentile:2,98")
+    assert (record["low"], record["high"]) == pytest.approx((20, 980))
+    scaled = intensity.apply(array, record)[0, 0]
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[[2, 26, 50, 74, 98]], [-1, -0.5, 0, 0.5, 1], atol=1e-6)
+    np.testing.assert_array_equal(scaled[[0, 1, 99, 100]], [-1, -1, 1, 1])
+
+
+def test_percentiles_are_interpolated_linearly():
+    """Of 0, 1, 2, 3 the 50th percentile lies halfway between 1 and 2, the 10th at 0.3."""
+    record = intensity.measure(np.arange(4.0).reshape(1, 2, 2), "percentile:10,50")
+    assert (record["low"], record["high"]) == pytest.approx((0.3, 1.5))
+
+
+def test_hounsfield_window_by_hand():
+    record = intensity.measure(np.zeros((2, 2, 2)), "window_hu:-1000,1500")
+    scaled = intensity.apply(np.array([-3000, -1000, -375, 250, 875, 1500, 3000], np.float32), record)
+    np.testing.assert_allclose(scaled, [-1, -1, -0.5, 0, 0.5, 1, 1], atol=1e-6)
+
+
+def test_the_inverse_returns_what_was_inside_the_window():
+    array = np.random.default_rng(0).uniform(-1000, 1500, (5, 6, 7)).astype(np.float32)
+    record = intensity.measure(array, "window_hu:-1000,1500")
+    assert np.abs(intensity.invert(intensity.apply(array, record), record) - array).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ("percentile", "is not understood"),
+        ("percentile:1", "is not understood"),
+        ("percentile:a,b", "is not understood"),
+        ("percentile:99,1", "is not allowed"),
+        ("percentile:-1,99", "is not allowed"),
+        ("percentile:1,101", "is not allowed"),
+        ("minmax:0,1", "is not allowed"),
+        ("window_hu:5,5", "is not allowed"),
+        ("window_hu:0,inf", "is not allowed"),
+    ],
+)
+def test_a_scaling_that_is_wrong(scaling, said):
+    with pytest.raises(InputError, match=f"{scaling}.*{said}; allowed is percentile:LOW,HIGH"):
+        intensity.parse(scaling)
+
+
+def test_a_scan_with_one_bright_voxel_has_too_little_contrast():
+    array = np.zeros((20, 20, 20))
+    array[0, 0, 0] = 1
+    with pytest.raises(InputError, match="are both 0; it has too little contrast"):
+        intensity.measure(array, "percentile:0.5,99.5")
