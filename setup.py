@@ -27,6 +27,7 @@ setup(
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
         "apache-beam>=2.70",
+        "google-crc32c>=1.5",
         "tensorboard>=2.19",
         "jinja2>=3.1",
         "tqdm>=4.66",

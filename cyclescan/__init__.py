@@ -5,7 +5,8 @@ import os
 # oneDNN makes 3-D convolutions on CPUs two to eight times faster, and TensorFlow reads this only while it is
 # imported; a value set by the user wins.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# notes of the graph optimiser about itself are for its developers; errors of a run come as Python exceptions
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 

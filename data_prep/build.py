@@ -190,7 +190,7 @@ def build(
         intensity.parse(scaling)
     if split is not None:
         split = splits.parse(split)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = _cpus() if workers is None else workers
     if workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 is needed.")
     if volume is not None and volume < 0:
@@ -228,6 +228,11 @@ def build(
         }
         write_json(folder / DATASET, info)
     return info
+
+
+def _cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _name_and_path(domain: str, text: str) -> tuple[str, str]:
@@ -282,13 +287,13 @@ def _read_headers(
                 grid = geometry.canonical_grid(*read_header(path, wanted))
             except InputError as error:
                 failed.append(_failure(names[domain], identity, path, str(error)))
-                first = str(error)
+                last = str(error)
             else:
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
                 sources[domain].append(Source(path, scan.subject, identity, wanted, shape, spacing_mm))
         if not sources[domain]:
-            raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {first}")
+            raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {last}")
     return sources, failed
 
 

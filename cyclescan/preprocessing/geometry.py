@@ -94,8 +94,9 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
     before = np.asarray(record["affine_before"])
     shape = tuple(record["shape_before"])
     if record["step"] == "canonical":
-        forth = _to_canonical_orientation(before)
-        back = nib.orientations.ornt_transform(forth, [[0, 1], [1, 1], [2, 1]])
+        back = nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt(CANONICAL_AXES), nib.orientations.io_orientation(before)
+        )
         array = nib.orientations.apply_orientation(volume.array, back)
         return Volume(np.ascontiguousarray(array), before, volume.meta)
     if record["step"] == "resample":

@@ -1,0 +1,129 @@
+"""The training step against the machine's float32 matrix-product peak, and the input pipeline against the step.
+
+    python benchmarks/step.py [--preset demo] [--set KEY=VALUE ...]
+
+Prints, from one run: the peak (a 4096 x 4096 product), operations of the convolutions of one step, the floor
+(operations over peak), the time and the fraction of the peak, for the warm-up step and for the whole step; then the
+time the input pipeline needs for a batch when nothing else runs, as a fraction of the step.
+Gradients to inputs and to weights cost as much as a forward pass each; the gradient of the generators' adversarial term
+to the discriminators' weights is not needed and not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan.presets import preset
+
+SECONDS = 8.0
+
+
+def best_of(action) -> float:
+    """The shortest of as many runs as fit in some seconds, after two to warm up."""
+    action()
+    action()
+    times, began = [], time.perf_counter()
+    while time.perf_counter() - began < SECONDS or len(times) < 3:
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak() -> float:
+    """Measured float32 matrix-product operations a second."""
+    import tensorflow as tf
+
+    n = 4096
+    matrix = tf.random.normal((n, n))
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
+    return 2 * n**3 / best_of(lambda: product().numpy())
+
+
+def operations(config, model) -> dict[str, float]:
+    """Floating-point operations of the convolutions of one step of each kind."""
+    from cyclescan.models.cost import convolution_macs
+
+    shape = (config.batch_size, *config.patch_shape, 1)
+    generator = convolution_macs(model.generators["a2b"], shape)
+    discriminator = convolution_macs(model.discriminators["a"], shape)
+    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
+    whole = 3 * passes * generator
+    if config.lambda_adversarial:
+        judging, learning = 2 * 2 * discriminator, 3 * 4 * discriminator
+        whole += judging + learning
+    return {"warm-up": 2.0 * 3 * 2 * generator if config.lambda_pair else 0.0, "whole": 2.0 * whole}
+
+
+def volumes(config) -> dict:
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    keys = ["real_a", "real_b", "partner_a", "partner_b"]
+    shape = (config.batch_size, *config.patch_shape, 1)
+    batch = {key: tf.constant(np.tanh(rng.normal(size=shape)), tf.float32) for key in keys}
+    return batch | {key: tf.ones(config.batch_size) for key in ("weight_a", "weight_b")}
+
+
+def pipeline(config) -> float:
+    """Seconds a batch takes to read, crop and augment."""
+    from cyclescan import dataset, records
+
+    paired = config.lambda_pair > 0
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for domain in ("a", "b"):
+            items = []
+            for i in range(8):
+                voxels = np.tanh(rng.normal(size=config.patch_shape)).astype(np.float32)
+                items.append(
+                    records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], voxels if paired else None)
+                )
+            (Path(folder) / "train").mkdir(exist_ok=True)
+            records.write_shard(Path(folder) / "train" / f"{domain}-00000-of-00001.tfrecord", items)
+        streams = {domain: dataset.open_stream(folder, "train", domain) for domain in ("a", "b")}
+        batches = iter(
+            dataset.batches(streams, config.patch_shape, config.batch_size, 0, config.augment, paired=paired)
+        )
+        for _ in range(5):
+            next(batches)
+        began = time.perf_counter()
+        for _ in range(60):
+            next(batches)
+        return (time.perf_counter() - began) / 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    config = preset(arguments.preset).with_settings(arguments.settings)
+
+    from cyclescan.training.cyclegan import CycleGAN
+
+    model, batch, top = CycleGAN(config, 0), volumes(config), peak()
+    counted = operations(config, model)
+    print(f"preset {arguments.preset}, patch {config.patch_shape}, batch {config.batch_size}, {config.precision}")
+    print(f"peak            {top / 1e9:8.0f} GFLOP/s (matrix product)")
+    steps = {"warm-up": model.warmup_step, "whole": model.train_step}
+    seconds = {}
+    for name, step in steps.items():
+        if counted[name]:
+            seconds[name] = best_of(lambda step=step: [float(v) for v in step(batch).values()])
+            done, floor = counted[name], counted[name] / top
+            print(
+                f"{name:8} step   {seconds[name]:8.3f} s, {done / 1e9:.1f} GFLOP, floor {floor:.3f} s, "
+                f"{100 * floor / seconds[name]:.0f} % of the peak"
+            )
+    spent = pipeline(config)
+    print(f"input pipeline  {spent:8.4f} s a batch, {100 * spent / min(seconds.values()):.1f} % of the shortest step")
+
+
+if __name__ == "__main__":
+    main()

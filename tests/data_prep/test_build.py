@@ -1,0 +1,396 @@
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import nilearn
+import numpy as np
+import pytest
+
+from cyclescan import NOTICE, records, volume
+from cyclescan.errors import InputError
+from cyclescan.files import read_json, sha256
+from cyclescan.preprocessing import prepare, restore
+from data_prep.__main__ import main
+from data_prep.build import build
+from data_prep.verify import verify
+from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, voxels
+
+ROOT = Path(__file__).parents[2]
+SUBJECTS = ["01", "02", "03", "04", "05", "06"]
+HEAD = sorted(Path(nilearn.__file__).parent.glob("datasets/data/mni_icbm152_t1_*.nii.gz"))[0]
+HEAD_MASK = sorted(Path(nilearn.__file__).parent.glob("datasets/data/mni_icbm152_gm_*.nii.gz"))[0]
+SERIES = Path(nibabel.__file__).parent / "tests/data/example4d.nii.gz"
+
+
+@pytest.fixture(autouse=True)
+def key_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("CYCLESCAN_KEY_FILE", str(tmp_path / "keys" / "key"))
+
+
+@pytest.fixture
+def domains(tmp_path):
+    """Six subjects, each with both domains."""
+    a, b = save_domain(tmp_path / "ciss", SUBJECTS), save_domain(tmp_path / "dess", SUBJECTS, gain=3)
+    return ("ciss", a), ("dess", b)
+
+
+def command(a, b, out, *more):
+    arguments = ["build", "--a", f"ciss={a}", "--b", f"dess={b}", "--out", str(out), "--workers", "1", *more]
+    return main([str(argument) for argument in arguments])
+
+
+def every_record(out):
+    return {
+        path.relative_to(out).as_posix(): list(records.read_shard(path))
+        for path in sorted(Path(out).rglob("*.tfrecord"))
+    }
+
+
+def test_the_data_set_is_what_the_contract_says(domains, tmp_path):
+    out = tmp_path / "records"
+    info = build(*domains, out, split=(3, 1, 2), seed=4, workers=1)
+    assert info == read_json(out / "dataset.json")
+    keys = "axes cyclescan_version disjoint domains failed notice schema_version seed shape shards spacing_mm splits"
+    assert sorted(info) == keys.split()
+    assert (info["axes"], info["shape"], info["failed"]) == (["R", "S", "A"], None, [])
+    assert (info["seed"], info["disjoint"], info["notice"]) == (4, False, NOTICE)
+    assert info["spacing_mm"] == pytest.approx([3, 2, 1.5])
+    assert {s: len(info["splits"][s]["a"]) for s in info["splits"]} == {"train": 3, "val": 1, "test": 2}
+    assert sorted(info["shards"]) == [
+        f"{s}/{d}-00000-of-00001.tfrecord" for s in ("test", "train", "val") for d in "ab"
+    ]
+    for name, facts in info["shards"].items():
+        assert facts == {
+            "records": len(info["splits"][name.split("/")[0]]["a"]),
+            "bytes": (out / name).stat().st_size,
+            "sha256": sha256(out / name),
+        }
+    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "test", "train", "val"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ciss", "dess", "keys", "records"]
+
+
+def test_records_hold_the_prepared_scans(domains, tmp_path):
+    out = tmp_path / "records"
+    info = build(*domains, out, split=(4, 1, 1), shape=(8, 12, 20), workers=1)
+    lows = {"a": [], "b": []}
+    for split in info["splits"]:
+        for domain, (name, folder) in zip("ab", domains, strict=True):
+            expected = [
+                prepare(volume.read(p), "percentile:0.5,99.5", (3, 2, 1.5), (8, 12, 20)) for p in folder.iterdir()
+            ]
+            for record in records.read_shard(out / split / f"{domain}-00000-of-00001.tfrecord"):
+                assert (record.domain, record.domain_name, record.voxels.shape) == (domain, name, (8, 12, 20))
+                errors = [np.abs(record.voxels - scan.array).max() for scan, _ in expected]
+                best = int(np.argmin(errors))
+                assert errors[best] <= 0.51 / records.UNIT
+                assert record.preprocessing == json.loads(json.dumps(expected[best][1]))
+                np.testing.assert_allclose(record.affine, expected[best][0].affine, atol=1e-5)
+                assert restore(record.voxels, record.preprocessing).shape == SHAPE
+                if split == "train":
+                    lows[domain] += [r["low"] for r in record.preprocessing if r["step"] == "intensity"]
+    for domain in "ab":
+        assert info["domains"][domain]["intensity"]["low"] == pytest.approx(np.median(lows[domain]))
+
+
+def test_paired_subjects_stay_together_unless_disjoint(domains, tmp_path):
+    together = build(*domains, tmp_path / "one", split=(4, 1, 1), workers=1)["splits"]
+    apart = build(*domains, tmp_path / "two", split=(4, 1, 1), disjoint=True, workers=1)["splits"]
+    for split in together:
+        assert together[split]["a"] == together[split]["b"]
+    assert len(apart["train"]["a"]) == len(apart["train"]["b"]) == 2
+    assert set(apart["train"]["a"]) | set(apart["train"]["b"]) == set(together["train"]["a"])
+    assert (apart["val"], apart["test"]) == (together["val"], together["test"])
+
+
+def test_the_number_of_workers_changes_no_byte(domains, tmp_path):
+    """Through the real command line, with two processes; and the same folder again with one."""
+    arguments = [sys.executable, "-m", "data_prep", "build", "--split", "4", "1", "1", "--shape", "10", "12", "14"]
+    for workers in ("2", "1"):
+        more = ["--a", f"ciss={domains[0][1]}", "--b", f"dess={domains[1][1]}", "--out", tmp_path / workers]
+        done = subprocess.run(
+            [*arguments, *more, "--workers", workers], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines() == [
+            "train 4 ciss, 4 dess",
+            "val   1 ciss, 1 dess",
+            "test  1 ciss, 1 dess",
+            f"{tmp_path / workers} written, 0 scans failed",
+        ]
+    files = [{p.relative_to(tmp_path / w): p.read_bytes() for p in (tmp_path / w).rglob("*.*")} for w in ("1", "2")]
+    assert len(files[0]) == 7
+    assert files[0] == files[1]
+
+
+def test_another_key_changes_the_ids_alone(domains, tmp_path):
+    first = build(*domains, tmp_path / "one", key_file=tmp_path / "key1", workers=1)
+    second = build(*domains, tmp_path / "two", key_file=tmp_path / "key2", workers=1)
+    ids = [{i for split in info["splits"].values() for i in split["a"]} for info in (first, second)]
+    assert not ids[0] & ids[1]
+    one, two = every_record(tmp_path / "one"), every_record(tmp_path / "two")
+    assert list(one) == list(two)
+    for name in one:
+        for x, y in zip(one[name], two[name], strict=True):
+            assert x.subject != y.subject
+            np.testing.assert_array_equal(x.voxels, y.voxels)
+            plain = [dataclasses.replace(r, voxels=None, affine=None, subject="") for r in (x, y)]
+            assert plain[0] == plain[1]
+
+
+def test_another_seed_divides_otherwise(domains, tmp_path):
+    splits = [build(*domains, tmp_path / str(s), split=(2, 2, 2), seed=s, workers=1)["splits"] for s in (0, 1)]
+    assert splits[0] != splits[1]
+
+
+def test_no_output_byte_names_a_subject_or_a_file(tmp_path):
+    a = save_domain(tmp_path / "hospital" / "ciss", ["annasmith", "benjones", "carlabaker"])
+    b = save_domain(tmp_path / "hospital" / "dess", ["annasmith", "benjones"])
+    save(a / "sub-daviddoe.nii.gz", np.full(SHAPE, 3, np.int16))
+    BROKEN["zero spacing"][0](a / "sub-erikfox.nii.gz")
+    info = build(("ciss", a), ("dess", b), tmp_path / "records", split=(1, 0, 0), workers=1)
+    assert len(info["failed"]) == 2
+    for path in (tmp_path / "records").rglob("*"):
+        content = path.name.encode() + (path.read_bytes() if path.is_file() else b"")
+        for word in (
+            b"annasmith",
+            b"benjones",
+            b"carla",
+            b"david",
+            b"erik",
+            b"hospital",
+            str(tmp_path).encode(),
+            b".nii",
+        ):
+            assert word not in content, path
+
+
+def test_many_scans_make_several_shards(tmp_path):
+    subjects = [f"{i:02d}" for i in range(17)]
+    a, b = (save_domain(tmp_path / d, subjects, shape=(3, 4, 5)) for d in "ab")
+    info = build(("x", a), ("y", b), tmp_path / "records", split=(1, 0, 0), workers=1)
+    found = every_record(tmp_path / "records")
+    assert [len(r) for r in found.values()] == [5, 6, 6] * 2
+    assert list(found)[:3] == [f"train/a-0000{i}-of-00003.tfrecord" for i in range(3)]
+    assert [r.subject for name in list(found)[:3] for r in found[name]] == info["splits"]["train"]["a"]
+    assert not list((tmp_path / "records" / "val").iterdir())
+    assert verify(tmp_path / "records")["problems"] == []
+
+
+def test_a_table_may_state_the_split(domains, tmp_path):
+    (_, a), (_, b) = domains
+    where = dict(zip(SUBJECTS, ["train", "train", "train", "val", "test", "test"], strict=True))
+    table = tmp_path / "a.csv"
+    table.write_text(
+        "subject,path,split\n" + "".join(f"sub-{s},{a.name}/sub-{s}.nii.gz,{where[s]}\n" for s in SUBJECTS)
+    )
+    info = build(("ciss", table), ("dess", b), tmp_path / "records", workers=1)
+    assert {s: len(info["splits"][s]["b"]) for s in info["splits"]} == {"train": 3, "val": 1, "test": 2}
+    with pytest.raises(InputError, match="only one of the two is allowed"):
+        build(("ciss", table), ("dess", b), tmp_path / "other", split=(1, 0, 0), workers=1)
+    save(b / "sub-99.nii.gz")
+    with pytest.raises(InputError, match="but none for the subject sub-99; all need one"):
+        build(("ciss", table), ("dess", b), tmp_path / "other", workers=1)
+    (tmp_path / "b.tsv").write_text(f"subject\tpath\tsplit\nsub-01\t{b.name}/sub-01.nii.gz\ttest\n")
+    assert command(table, tmp_path / "b.tsv", tmp_path / "other") == 2
+
+
+def test_a_subject_in_two_splits_is_named(domains, tmp_path, capsys):
+    (_, a), (_, b) = domains
+    for name, split in (("a", "train"), ("b", "test")):
+        (tmp_path / f"{name}.csv").write_text(
+            f"subject,path,split\nsub-01,{a if name == 'a' else b}/sub-01.nii.gz,{split}\n"
+        )
+    assert command(tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "records") == 2
+    assert capsys.readouterr().err == "error: The subject sub-01 is in two splits, train and test; one is allowed.\n"
+
+
+def test_ct_has_a_fixed_window(tmp_path):
+    a, b = save_domain(tmp_path / "mr", ["1"]), save_domain(tmp_path / "ct", ["1"])
+    info = build(("mr", a), ("CT", b), tmp_path / "records", workers=1)
+    assert [info["domains"][d]["scaling"] for d in "ab"] == ["percentile:0.5,99.5", "window_hu:-1000,1500"]
+    assert (info["domains"]["b"]["intensity"]["low"], info["domains"]["b"]["intensity"]["high"]) == (-1000, 1500)
+    (record,) = records.read_shard(tmp_path / "records/train/b-00000-of-00001.tfrecord")
+    scan = volume.read(b / "sub-1.nii.gz").array
+    np.testing.assert_allclose(record.voxels, np.clip((scan + 1000) / 1250 - 1, -1, 1), atol=1e-4)
+    info = build(("mr", a), ("ct", b), tmp_path / "own", scaling_b="window_hu:0,2000", workers=1)
+    assert info["domains"]["b"]["intensity"]["high"] == 2000
+
+
+def test_the_working_spacing_is_the_median_of_the_canonical_axes(tmp_path):
+    spacings = [(3, 1, 1), (4, 2, 2), (5, 3, 9)]
+    a, b = tmp_path / "a", tmp_path / "b"
+    for i, spacing in enumerate(spacings):
+        save(a / f"{i}.nii.gz", affine=np.diag([*spacing, 1.0]))  # axes R, A, S: height is the third
+    save(b / "0.nii.gz", affine=AFFINE)
+    save(b / "1.nii.gz", affine=np.diag([-4.0, -2, 2, 1]))
+    info = build(("x", a), ("y", b), tmp_path / "records", workers=1)
+    assert info["spacing_mm"] == [4, 2, 2]  # of depths 3 4 5 3 4, heights 1 2 9 2 2, widths 1 2 3 1.5 2
+    assert {r.voxels.shape for each in every_record(tmp_path / "records").values() for r in each} == {
+        (8, 7, 6), (10, 14, 12), (12, 63, 18), (8, 12, 10),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_scan_alone_is_refused(tmp_path, capsys, kind):
+    write, sentence = BROKEN[kind]
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a" / "sub-1.nii.gz")
+    b = save_domain(tmp_path / "b", ["1"])
+    assert command(tmp_path / "a", b, tmp_path / "records") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(f"^error: No (training )?scan of ciss can be used; the last of 1: .*{sentence}", said)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "keys"]
+
+
+def test_broken_scans_do_not_stop_the_others(tmp_path, caplog):
+    """All kinds in one folder, beside two sound scans: exit code 1, each is listed, the others are done."""
+    a, b = save_domain(tmp_path / "a", ["s1", "s2"]), save_domain(tmp_path / "b", ["s1"])
+    for i, (write, _) in enumerate(BROKEN.values()):
+        write(a / f"sub-b{i}.nii.gz")
+    assert command(a, b, tmp_path / "records", "--split", "1", "0", "0") == 1
+    info = read_json(tmp_path / "records" / "dataset.json")
+    assert len(info["splits"]["train"]["a"]) == 2
+    assert verify(tmp_path / "records")["problems"] == []
+    logged = [m for m in caplog.messages if m.startswith("failed: ")]
+    assert len(info["failed"]) == len(logged) == len(BROKEN)
+    assert not {f["file"] for f in info["failed"]} & set(info["splits"]["train"]["a"])
+    for i, (_, sentence) in enumerate(BROKEN.values()):
+        (said,) = [m for m in logged if f"{a}/sub-b{i}.nii.gz" in m]
+        assert re.search(sentence, said)
+        assert any(re.search(sentence, f["reason"]) for f in info["failed"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--a", "ciss"], "--a is 'ciss'; it must be NAME=PATH"),
+        (["--a", "dess={a}"], "Both domains are named 'dess'; they need different names"),
+        (["--a", "../x={a}"], "The domain name '../x' is not allowed"),
+        (["--a", "ciss={missing}"], "{missing} does not exist"),
+        (["--a", "ciss={empty}"], "The folder {empty} holds no NIfTI file"),
+        (["--b", "dess={empty}"], "The folder {empty} holds no NIfTI file"),
+        (["--split", "0.5", "0.5", "0.5"], "The split 0.5 0.5 0.5 is not allowed"),
+        (["--split", "5", "1", "1"], "asks for 7 subjects; there are 2"),
+        (["--split", "1", "1", "0", "--disjoint"], "The domain dess has no training scan"),
+        (["--shape", "8", "0", "8"], "The shape 8 x 0 x 8 is not allowed; it must be three positive whole numbers"),
+        (
+            ["--shape", "8", "25", "8"],
+            "The shape 8 x 25 x 8 is not reachable: along height the largest scan has 12 voxels of 2 mm, "
+            "and at most 24 are allowed",
+        ),
+        (["--spacing-mm", "1", "0", "1"], "The spacing 1 x 0 x 1 mm is not allowed; it must be three positive numbers"),
+        (["--spacing-mm", "1", "nan", "1"], "The spacing 1 x nan x 1 mm is not allowed"),
+        (["--spacing-mm", "1", "1", "500"], "The spacing of 500 mm along width is larger than any scan"),
+        (["--spacing-mm", "0.01", "0.01", "0.01"], "voxels; at most 2147483648 are allowed"),
+        (["--scaling-a", "minmax"], "The intensity scaling 'minmax' is not understood"),
+        (["--scaling-b", "percentile:9,1"], "The intensity scaling 'percentile:9,1' is not allowed"),
+        (["--workers", "0"], "--workers is 0; at least 1 is needed"),
+        (["--volume", "-1"], "--volume is -1; volumes are counted from 0"),
+        (["--runner", "Sprinter"], "The runner 'Sprinter' cannot be used: Unexpected pipeline runner"),
+        (["--out", "{file}"], "{file} is a file; --out must be a folder"),
+        (["--out", "{file}/records"], "The folder {file} cannot be written"),
+        (["--out", "{a}"], "{a} holds files that are no data set; give another --out"),
+        (["--key-file", "{out}/key"], "The key file {out}/key lies in the data set {out}"),
+        (["--key-file", "{file}"], "The key file {file} holds 12 bytes; a key has 32"),
+    ],
+)
+def test_wrong_arguments(tmp_path, capsys, arguments, sentence):
+    a, b = save_domain(tmp_path / "a", ["1", "2"]), save_domain(tmp_path / "b", ["1", "2"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("in the way\n.")
+    places = {name: tmp_path / name for name in ("a", "b", "empty", "missing", "file", "out")}
+    before = sorted(p for p in tmp_path.rglob("*"))
+    assert command(a, b, tmp_path / "out", *(text.format(**places) for text in arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence.format(**places) in said
+    assert said.count("\n") == 1
+    assert [p for p in sorted(tmp_path.rglob("*")) if "keys" not in p.parts] == before
+
+
+def test_an_existing_data_set_is_replaced_only_when_asked(domains, tmp_path, capsys):
+    (_, a), (_, b) = domains
+    out = tmp_path / "records"
+    out.mkdir()
+    assert command(a, b, out) == 0  # an empty folder is in nobody's way
+    before = read_json(out / "dataset.json")
+    (out / "pairs").mkdir()
+    assert command(a, b, out, "--seed", "1") == 2
+    assert "already holds a data set; give --overwrite to replace it" in capsys.readouterr().err
+    flat = save(tmp_path / "flat.nii.gz", np.zeros(SHAPE, np.int16))
+    assert command(flat, b, out, "--seed", "1", "--overwrite") == 2
+    assert read_json(out / "dataset.json") == before  # a run that fails leaves the old one
+    assert command(a, b, out, "--seed", "1", "--overwrite") == 0
+    assert read_json(out / "dataset.json")["seed"] == 1
+    assert not (out / "pairs").exists()
+
+
+def test_a_disk_that_fails_is_one_sentence(domains, tmp_path, monkeypatch):
+    def full(path, serialized):
+        raise InputError(f"{path} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(records, "write_serialized", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        build(*domains, tmp_path / "records", workers=1)
+    assert not (tmp_path / "records").exists()
+
+
+def test_another_runner_of_beam_writes_the_same(domains, tmp_path):
+    infos = [build(*domains, tmp_path / r, runner=r, workers=1) for r in ("DirectRunner", "BundleBasedDirectRunner")]
+    assert infos[0] == infos[1]
+
+
+def test_a_real_head(tmp_path):
+    """The averaged T1 of nilearn's wheel, 1 mm, onto 4 mm: where it was, finite, and back on its grid."""
+    out = tmp_path / "records"
+    arguments = ["--a", f"t1={HEAD}", "--b", f"gm={HEAD_MASK}", "--out", out, "--spacing-mm", 4, 4, 4, "--workers", 1]
+    assert main(["build", *map(str, arguments)]) == 0
+    head = volume.read(HEAD)
+    (record,) = records.read_shard(out / "train/a-00000-of-00001.tfrecord")
+    assert np.isfinite(record.voxels).all()
+    assert record.voxels.shape == tuple(round(n / 4) for n in np.array(head.shape)[[0, 2, 1]])
+    assert volume.spacing_of(record.affine) == pytest.approx((4, 4, 4))
+    corners = [
+        v.affine[:3, :3] @ ((np.array(v.shape) - 1) / 2) + v.affine[:3, 3]
+        for v in (head, volume.Volume(record.voxels, record.affine))
+    ]
+    np.testing.assert_allclose(*corners, atol=1e-3)  # the same centre in mm
+    back = restore(record.voxels, record.preprocessing)
+    assert back.shape == head.shape
+    np.testing.assert_allclose(back.affine, head.affine, atol=1e-5)
+    assert np.isfinite(back.array).all()
+    assert np.corrcoef(back.array[::4, ::4, ::4].ravel(), head.array[::4, ::4, ::4].ravel())[0, 1] > 0.97
+    assert verify(out)["problems"] == []
+
+
+def test_a_real_series_is_refused_until_one_volume_is_chosen(tmp_path, capsys):
+    b = save_domain(tmp_path / "b", ["1"])
+    assert command(SERIES, b, tmp_path / "records") == 2
+    assert "is 4-D (128x96x24x2); choose one of its 2 volumes with --volume 0 to 1" in capsys.readouterr().err
+    assert command(SERIES, b, tmp_path / "records", "--volume", "2") == 2
+    assert "has no volume 2; allowed are 0 to 1" in capsys.readouterr().err
+    # b is 3-D: the choice is about series alone
+    assert command(SERIES, b, tmp_path / "records", "--volume", "1", "--spacing-mm", "2.2", "4", "4") == 0
+    (record,) = records.read_shard(tmp_path / "records/train/a-00000-of-00001.tfrecord")
+    expected, _ = prepare(volume.read(SERIES, 1), "percentile:0.5,99.5", (2.2, 4, 4))
+    other, _ = prepare(volume.read(SERIES, 0), "percentile:0.5,99.5", (2.2, 4, 4))
+    assert np.abs(record.voxels - expected.array).max() < 1e-4
+    assert np.abs(record.voxels - other.array).max() > 1e-2
+
+
+def test_the_help_is_understood_without_beam():
+    code = "from data_prep.__main__ import main; import sys\ntry: main(['build', '--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit('apache_beam' in sys.modules or 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    for option in ("--a", "--spacing-mm", "--shape", "--split", "--disjoint", "--seed", "--workers", "--runner"):
+        assert option in done.stdout
+
+
+def test_the_test_scans_are_not_all_alike():
+    assert np.abs(voxels(0).astype(float) - voxels(1)).mean() > 50
