@@ -79,45 +79,188 @@ def _tissue(pd, t1, t2, r2p, d, s1, s2, fat, hu, hu_sd, fat_t1=371.0, fat_t2=133
 # change little between subjects.
 TISSUES: dict[str, Tissue] = {
     "air": _tissue(0.0, 1000, 100, 0, 0.0, 1, 1, 0.0, -1000, 0),
-    "fluid": _tissue(1.00, 3620, 767, 2, 2.5, 1, 1, 0.0, 10, 5),
-    "cartilage_deep": _tissue(0.75, 1240, 28.0, 12, 1.4, 1, 1, 0.0, 90, 15),
-    "cartilage_superficial": _tissue(0.75, 1240, 45.0, 12, 1.4, 1, 1, 0.0, 90, 15),
-    "meniscus": _tissue(0.65, 850, 13, 40, 1.2, 1, 1, 0.0, 100, 15),
-    "acl": _tissue(0.65, 870, 22, 35, 1.2, 1, 1, 0.0, 85, 15),
-    "pcl": _tissue(0.65, 830, 14, 40, 1.2, 1, 1, 0.0, 95, 15),
-    "quadriceps_tendon": _tissue(0.60, 800, 8, 60, 1.0, 1, 1, 0.0, 100, 15),
-    "patellar_tendon": _tissue(0.60, 660, 6, 60, 1.0, 1, 1, 0.0, 105, 15),
-    "muscle": _tissue(0.78, 1420, 31.7, 8, 1.6, 1, 1, 0.02, 55, 8),
-    "subcutaneous_fat": _tissue(0.05, 1400, 35, 10, 1.6, 1, 1, 0.85, -100, 10),
-    "hoffa_fat": _tissue(0.10, 1400, 35, 12, 1.6, 1, 1, 0.80, -85, 12),
-    "marrow_shaft": _tissue(0.06, 1400, 35, 15, 1.0, 1, 1, 0.85, -60, 20, 365, 133),
-    "marrow_epiphysis": _tissue(0.10, 1400, 35, 60, 1.0, 1, 1, 0.70, -80, 12, 365, 133),
+    "fluid": _tissue(1.00, 3620, 767, 2, 2.5, 0.6436, 0.5810, 0.0, 10, 5),
+    "cartilage_deep": _tissue(0.75, 1240, 28.0, 12, 1.4, 0.9842, 0.9255, 0.0, 90, 15),
+    "cartilage_superficial": _tissue(0.75, 1240, 45.0, 12, 1.4, 0.9724, 0.9163, 0.0, 90, 15),
+    "meniscus": _tissue(0.65, 850, 13, 40, 1.2, 0.9975, 0.9465, 0.0, 100, 15),
+    "acl": _tissue(0.65, 870, 22, 35, 1.2, 0.9925, 0.9428, 0.0, 85, 15),
+    "pcl": _tissue(0.65, 830, 14, 40, 1.2, 0.9971, 0.9463, 0.0, 95, 15),
+    "quadriceps_tendon": _tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 100, 15),
+    "patellar_tendon": _tissue(0.60, 660, 6, 60, 1.0, 0.9999, 0.9581, 0.0, 105, 15),
+    "muscle": _tissue(0.78, 1420, 31.7, 8, 1.6, 0.9773, 0.9108, 0.02, 55, 8),
+    "subcutaneous_fat": _tissue(0.05, 1400, 35, 10, 1.6, 0.9745, 0.9088, 0.85, -100, 10),
+    "hoffa_fat": _tissue(0.10, 1400, 35, 12, 1.6, 0.9745, 0.9088, 0.80, -85, 12),
+    "marrow_shaft": _tissue(0.06, 1400, 35, 15, 1.0, 0.9835, 0.9411, 0.85, -60, 20, 365, 133),
+    "marrow_epiphysis": _tissue(0.10, 1400, 35, 60, 1.0, 0.9835, 0.9411, 0.70, -80, 12, 365, 133),
     "cortical_bone": _tissue(0.20, 223, 0.4, 0, 0.0, 1, 1, 0.0, 1200, 200),
     "vessel": _tissue(0.85, 1930, 150, 5, 0.0, 1, 1, 0.0, 45, 5),
-    "skin": _tissue(0.70, 900, 25, 25, 1.0, 1, 1, 0.0, 55, 15),
+    "skin": _tissue(0.70, 900, 25, 25, 1.0, 0.9921, 0.9505, 0.0, 55, 15),
 }
-CARTILAGE = _tissue(0.75, 1240, 36.9, 12, 1.4, 1, 1, 0.0, 90, 15)  # its mean over the depth
+CARTILAGE = _tissue(0.75, 1240, 36.9, 12, 1.4, 0.9777, 0.9205, 0.0, 90, 15)  # its mean over the depth
 TRABECULAR_HU = 1400.0  # added per bone volume fraction
 
 
 def bssfp(t1_ms, t2_ms, df_hz, tr_ms, te_ms, flip_deg, phase_increment_rad=np.pi, r2_prime=0.0):
-    """Complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model).
+    """Complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model, section 2).
 
-    R2' multiplies by exp(-R2' TR/2): both main modes of the profile decay by half a TR (physics.md, section 2).
+    R2' multiplies by exp(-R2' TR/2): both main modes of the off-resonance profile decay by half a TR.
     """
-    dtype = np.result_type(np.float32, np.asarray(df_hz).dtype, np.asarray(flip_deg).dtype)
-    t1_ms, t2_ms = np.asarray(t1_ms, dtype), np.asarray(t2_ms, dtype)
-    alpha = np.deg2rad(np.asarray(flip_deg, dtype))
+    alpha = np.deg2rad(flip_deg)
     e1, e2 = np.exp(-tr_ms / t1_ms), np.exp(-tr_ms / t2_ms)
-    lost = -np.expm1(-tr_ms / t1_ms)  # 1 - E1 without cancellation
-    c, s = np.cos(alpha), np.sin(alpha)
-    theta = 2 * np.pi * np.asarray(df_hz) * tr_ms * 1e-3
+    recovered = -np.expm1(-tr_ms / t1_ms)  # 1 - E1 without cancellation
+    less = 2 * np.sin(alpha / 2) ** 2  # 1 - cos(alpha), likewise
+    denominator = recovered + e1 * less - e2**2 * (less - recovered)
+    magnitude = recovered * np.sin(alpha) / denominator
+    b = e2 * recovered * (2 - less) / denominator
+    theta = 2 * np.pi * df_hz * tr_ms * 1e-3
     beta = theta - phase_increment_rad
-    # 1 - E1 c - E2^2 (E1 - c), rearranged so that nothing small is a difference of large numbers
-    denominator = lost * (1 + c * e2**2) + (1 - c) * e1 - e2**2 * (1 - c) + 0 * theta
-    denominator = (1 - e1 * c) - e2**2 * (e1 - c) if denominator is None else denominator
-    m = lost * s / ((1 - e1 * c) - e2**2 * (e1 - c))
-    b = e2 * lost * (1 + c) / ((1 - e1 * c) - e2**2 * (e1 - c))
     profile = (1 - e2 * np.exp(-1j * beta)) / (1 - b * np.cos(beta))
-    decay = np.exp(-te_ms / t2_ms - np.asarray(r2_prime) * tr_ms * 0.5e-3)
-    return -1j * m * decay * profile * np.exp(1j * theta * te_ms / tr_ms)
+    decay = np.exp(-te_ms / t2_ms - r2_prime * tr_ms * 0.5e-3)
+    return -1j * magnitude * decay * profile * np.exp(1j * theta * te_ms / tr_ms)
+
+
+def dess_echoes(t1_ms, t2_ms, df_hz, tr_ms, te1_ms, flip_deg, r2_prime=0.0):
+    """Complex signals of the two DESS echoes, per unit of proton density (section 3, the form that cannot overflow).
+
+    Returns:
+        S1 (FISP) at TE1 and S2 (PSIF) at TE2 = TR - TE1.
+    """
+    te2_ms = tr_ms - te1_ms
+    alpha = np.deg2rad(flip_deg)
+    e1, e2 = np.exp(-tr_ms / t1_ms), np.exp(-tr_ms / t2_ms)
+    recovered = -np.expm1(-tr_ms / t1_ms)
+    less = 2 * np.sin(alpha / 2) ** 2
+    p = recovered + e1 * less
+    q = less - recovered  # E1 - cos(alpha)
+    r = np.sqrt(-np.expm1(-2 * tr_ms / t2_ms) / (p**2 - (e2 * q) ** 2))
+    half = np.tan(alpha / 2)
+    phase = 2j * np.pi * df_hz * 1e-3
+    first = half * (1 - q * r) * np.exp(-te1_ms / t2_ms - r2_prime * te1_ms * 1e-3 + phase * te1_ms)
+    # (1 - E1^2) sin^2 / ((p^2 - E2^2 q^2)(1 + p r)) is 1 - p r without the cancellation
+    rest = -np.expm1(-2 * tr_ms / t1_ms) * np.sin(alpha) ** 2 / ((p**2 - (e2 * q) ** 2) * (1 + p * r))
+    later = tr_ms - te2_ms
+    decay = np.exp(-(tr_ms + te2_ms) / t2_ms - r2_prime * later * 1e-3 - phase * later)
+    return first, half * rest * decay
+
+
+def dess_limits(t1_ms, t2_ms, tr_ms, flip_deg):
+    """S+ just after and S- just before the pulse, per unit of proton density (section 3)."""
+    alpha = np.deg2rad(flip_deg)
+    e1, e2 = np.exp(-tr_ms / t1_ms), np.exp(-tr_ms / t2_ms)
+    p, q = 1 - e1 * np.cos(alpha), e1 - np.cos(alpha)
+    r = np.sqrt((1 - e2**2) / (p**2 - e2**2 * q**2))
+    return np.tan(alpha / 2) * (1 - q * r), np.tan(alpha / 2) * (1 - p * r)
+
+
+def water_excitation(df_hz, order: int = 1, tau_ms: float = WATER_EXCITATION_TAU_MS):
+    """Signed factor cos(pi df tau)^n on the flip angle of a binomial pulse; 1 for order 0."""
+    return np.cos(np.pi * np.asarray(df_hz) * tau_ms * 1e-3) ** order
+
+
+def exact_flip_deg(flip_deg, df_hz, tau_ms: float = WATER_EXCITATION_TAU_MS):
+    """Effective flip of a 1-1 pulse: sin(beta/2) = sin(alpha/2) |cos(pi df tau)|."""
+    factor = np.abs(water_excitation(df_hz, 1, tau_ms))
+    return 2 * np.rad2deg(np.arcsin(np.sin(np.deg2rad(flip_deg) / 2) * factor))
+
+
+def ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
+    """The two balanced acquisitions, RF alternating and constant, complex."""
+    flip = protocol.flip_deg * b1
+    return tuple(
+        bssfp(t1_ms, t2_ms, df_hz, protocol.tr_ms, protocol.te_ms, flip, increment, r2_prime)
+        for increment in (np.pi, 0.0)
+    )
+
+
+def combine_ciss(cycle_a, cycle_b, combination: str = "max"):
+    """CISS from the magnitudes of its two cycles."""
+    a, b = np.abs(cycle_a), np.abs(cycle_b)
+    return np.maximum(a, b) if combination == "max" else np.hypot(a, b)
+
+
+def dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
+    """The two DESS echoes after water excitation, complex; a flip of negative sign turns the phase by pi."""
+    factor = water_excitation(df_hz, protocol.water_excitation)
+    flip = protocol.flip_deg * b1 * np.abs(factor)
+    first, second = dess_echoes(t1_ms, t2_ms, df_hz, protocol.tr_ms, protocol.te1_ms, flip, r2_prime)
+    sign = np.where(factor < 0, -1.0, 1.0)
+    return first * sign, second * sign
+
+
+def fat_ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
+    """As `ciss_cycles`, for the eight peaks of fat; one peak alone would make fat brighter than fluid (section 4)."""
+    shifts = np.asarray(df_hz)[..., None] + FAT_PPM * F0_MHZ
+    cycles = ciss_cycles(t1_ms, t2_ms, shifts, protocol, np.asarray(b1)[..., None], r2_prime)
+    return tuple((cycle * FAT_AMPLITUDE).sum(-1) for cycle in cycles)
+
+
+def fat_dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
+    """As `dess_excited`, for the eight peaks of fat."""
+    shifts = np.asarray(df_hz)[..., None] + FAT_PPM * F0_MHZ
+    echoes = dess_excited(t1_ms, t2_ms, shifts, protocol, np.asarray(b1)[..., None], r2_prime)
+    return tuple((echo * FAT_AMPLITUDE).sum(-1) for echo in echoes)
+
+
+def tissue_cycles(tissue: Tissue, df_hz, b1, protocol: Ciss):
+    """The two CISS cycles of a tissue, water and fat together, complex."""
+    water = ciss_cycles(tissue.t1_ms, tissue.t2_ms, df_hz, protocol, b1, tissue.r2_prime)
+    fat = _fat(fat_ciss_cycles, tissue, df_hz, b1, protocol)
+    return tuple(tissue.pd_water * w + f for w, f in zip(water, fat, strict=True))
+
+
+def tissue_echoes(tissue: Tissue, df_hz, b1, protocol: Dess):
+    """The two DESS echoes of a tissue, water and fat together, complex."""
+    first, second = dess_excited(tissue.t1_ms, tissue.t2_ms, df_hz, protocol, b1, tissue.r2_prime)
+    if protocol.diffusion:
+        first, second = first * tissue.diffusion_s1, second * tissue.diffusion_s2
+    fat = _fat(fat_dess_excited, tissue, df_hz, b1, protocol)
+    return tissue.pd_water * first + fat[0], tissue.pd_water * second + fat[1]
+
+
+def _fat(function, tissue: Tissue, df_hz, b1, protocol):
+    if not tissue.pd_fat:
+        return 0.0, 0.0
+    signals = function(tissue.t1_fat_ms, tissue.t2_fat_ms, df_hz, protocol, b1, tissue.r2_prime)
+    return tuple(tissue.pd_fat * signal for signal in signals)
+
+
+@functools.lru_cache(maxsize=64)
+def diffusion_factors(t1_ms: float, t2_ms: float, diffusion_mm2_s: float, protocol: Dess = Dess()) -> tuple:
+    """S(D)/S(0) of the two DESS echoes by extended phase graphs with diffusion (Weigel 2015).
+
+    The readout between the two echoes leaves one cycle of dephasing per pixel (SPOILER_RAD_PER_MM) in each TR; a
+    state of order n that becomes m loses D times the integral of k^2: n^2 before TE1, m^2 after TE2 and the mean
+    (n^2 + n m + m^2)/3 in between.
+    """
+    attenuated = _phase_graph(t1_ms, t2_ms, diffusion_mm2_s, protocol)
+    free = _phase_graph(t1_ms, t2_ms, 0.0, protocol)
+    return attenuated[0] / free[0], attenuated[1] / free[1]
+
+
+def _phase_graph(t1_ms, t2_ms, diffusion, protocol):
+    order = np.arange(96.0)
+    tr, te1 = protocol.tr_ms, protocol.te1_ms
+    alpha = np.deg2rad(protocol.flip_deg)
+    cos2, sin2, sine, cosine = np.cos(alpha / 2) ** 2, np.sin(alpha / 2) ** 2, np.sin(alpha), np.cos(alpha)
+    rate = diffusion * SPOILER_RAD_PER_MM**2 * 1e-3
+
+    def loss(n, m):
+        return np.exp(-rate * ((n**2 + m**2) * te1 + (tr - 2 * te1) * (n**2 + n * m + m**2) / 3))
+
+    keep_plus = np.exp(-tr / t2_ms) * loss(order, order + 1)
+    keep_minus = np.exp(-tr / t2_ms) * loss(-order, 1 - order)
+    keep_z = np.exp(-tr / t1_ms) * np.exp(-rate * order**2 * tr)
+    plus, minus, z = (np.zeros(order.size, complex) for _ in range(3))
+    z[0] = 1.0
+    first = second = 0.0
+    for _ in range(int(10 * t1_ms / tr)):
+        excited_plus = cos2 * plus + sin2 * minus - 1j * sine * z
+        excited_minus = sin2 * plus + cos2 * minus + 1j * sine * z
+        z = (-0.5j * sine * plus + 0.5j * sine * minus + cosine * z) * keep_z
+        z[0] -= np.expm1(-tr / t1_ms)
+        first = abs(excited_plus[0])
+        plus = np.roll(excited_plus * keep_plus, 1)
+        minus = np.append((excited_minus * keep_minus)[1:], 0)
+        plus[0] = np.conj(minus[0])
+        second = abs(minus[0])
+    return first, second

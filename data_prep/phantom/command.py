@@ -1,0 +1,41 @@
+"""`python -m data_prep phantom`: write digital knees."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from data_prep.phantom import SHAPE, write_cohort
+from data_prep.phantom.montage import write_montage
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder for ciss/, dess/, ct/, labels/ and participants.tsv")
+    parser.add_argument("--subjects", type=int, required=True, help="number of knees")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=SHAPE, metavar=("D", "H", "W"), help="sagittal slices, height, width"
+    )
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=3,
+        default=None,
+        metavar=("Z", "Y", "X"),
+        help="of the same axes; by default the field of view is 96 x 140 x 140 mm",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="subject i depends on the seed and i alone")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--montage", action="store_true", help="also draw montage.png of the first three subjects")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    names = write_cohort(
+        out, arguments.subjects, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers
+    )
+    if arguments.montage:
+        write_montage(out, names[:3])
+    log.info("wrote %d digital knees to %s", len(names), out)
