@@ -132,11 +132,15 @@ def restore(path: Path, state, config: Config) -> dict:
 def load_generator(run: Run, direction: str, weights: str | int = "last"):
     """The trained generator of one direction as a Keras model: the running average where the run keeps one.
 
+    It computes in float32, also where it was trained in mixed precision and whatever Keras' global policy is, so
+    that a translated volume does not depend on either.
+
     Args:
         run: from `read_run`.
         direction: "a2b" or "b2a".
         weights: "last", "best" or a step.
     """
+    import keras
     import tensorflow as tf
 
     from cyclescan.models import build_generator
@@ -145,7 +149,12 @@ def load_generator(run: Run, direction: str, weights: str | int = "last"):
         raise InputError(f"The direction is {direction!r}; allowed is {' or '.join(DIRECTIONS)}.")
     path = find(run, weights)
     _facts_of(path, run.config)
-    generator = build_generator(run.config, name=f"generator_{direction}")
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        generator = build_generator(run.config, name=f"generator_{direction}")
+    finally:
+        keras.config.set_dtype_policy(policy)
     state = tf.train.Checkpoint(**{f"translator_{direction}": generator})
     try:
         status = state.read(str(path / "state"))

@@ -1,7 +1,7 @@
-"""The digital knee: CISS, DESS and CT of the same random anatomy, by the physics of shared/physics.md.
+"""The digital knee: CISS, DESS and CT of the same random anatomy, by the physics of the project's physics notes.
 
-    subject = make_subject(seed=0, index=0, shape=(64, 128, 128))
-    write_cohort("scans", subjects=10)
+subject = make_subject(seed=0, shape=(64, 128, 128))
+write_cohort("scans", subjects=10)
 """
 
 from __future__ import annotations
@@ -19,60 +19,77 @@ from cyclescan.errors import InputError
 from cyclescan.files import make_folder, write_text
 from cyclescan.volume import Volume, write
 from data_prep.phantom import anatomy, scanner
+from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
 
 FIELD_OF_VIEW_MM = (96.0, 140.0, 140.0)
 SHAPE = (64, 128, 128)
-DESCRIP = "cyclescan digital knee: synthetic, not for clinical use"
+SMALLEST, LARGEST = 8, 1024  # voxels along an axis
+DESCRIP = "cyclescan digital knee, synthetic, not for clinical use"
 TYPES = {"ciss": np.int16, "dess": np.int16, "ct": np.int16, "labels": np.uint8}
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One knee, scanned three times.
+    """One knee, scanned three times; arrays are (sagittal slices, height, width), to the right, up and to the front.
 
     Attributes:
-        scans: "ciss" and "dess" in file intensities, "ct" in HU, "labels" (uint8, position in `anatomy.NAMES`); each
-            (sagittal slices, height, width), growing to the right, up and to the front.
+        ciss, dess: file intensities, float32, not negative.
+        ct: Hounsfield units, float32.
+        labels: the prevailing tissue, uint8, a position in `anatomy.NAMES`; 0 is air.
         affine: (4, 4), voxels to RAS+ mm; the centre of the volume is the origin.
-        parameters: what was drawn for the anatomy.
+        participant: what a line of participants.tsv says: side, size, flexion_deg and so on.
     """
 
-    scans: dict[str, np.ndarray]
+    ciss: np.ndarray
+    dess: np.ndarray
+    ct: np.ndarray
+    labels: np.ndarray
     affine: np.ndarray
-    parameters: anatomy.Anatomy
+    participant: dict
 
 
 def make_subject(
-    seed: int, index: int = 0, shape: Sequence[int] = SHAPE, spacing_mm: Sequence[float] | None = None
+    seed: int,
+    shape: Sequence[int] = SHAPE,
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    index: int = 0,
+    knee: anatomy.Anatomy | None = None,
+    examination: scanner.Scanner | None = None,
+    ciss: Ciss = CISS,
+    dess: Dess = DESS,
 ) -> Subject:
-    """Draw and scan one knee; a function of (seed, index, shape, spacing) alone.
+    """Draw and scan one knee; a function of its arguments alone.
 
     Args:
-        seed: of the cohort.
-        index: of the subject in it.
-        shape: (sagittal slices, height, width), at least 8 each.
+        seed: of the cohort, not negative.
+        shape: (sagittal slices, height, width), from 8 to 1024 each.
         spacing_mm: in the same order; by default the field of view is 96 x 140 x 140 mm.
+        index: of the subject in the cohort.
+        knee, examination: take these in place of random ones.
+        ciss, dess: the protocols, with their options (combination, water excitation, diffusion).
 
     Raises:
-        InputError: a shape or spacing is not allowed.
+        InputError: the seed, shape or spacing is not allowed.
+
+    The anatomy of (seed, index) is the same on every grid; noise and fine texture are drawn voxel by voxel.
     """
-    shape = tuple(int(n) for n in shape)
-    if len(shape) != 3 or min(shape) < 8 or max(shape) > 1024:
-        raise InputError(f"--shape is {' '.join(map(str, shape))}; three whole numbers from 8 to 1024 are allowed.")
-    spacing_mm = tuple(spacing_mm or (f / n for f, n in zip(FIELD_OF_VIEW_MM, shape, strict=True)))
-    if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-        raise InputError(f"--spacing-mm is {' '.join(map(str, spacing_mm))}; three positive numbers are allowed.")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-    knee, examination, table = anatomy.draw(rng), scanner.draw(rng), scanner.draw_tissues(rng)
-    tissues = anatomy.build(knee, shape, spacing_mm, rng)
-    scans = scanner.acquire(tissues, table, examination, spacing_mm, rng)
-    scans["labels"] = tissues.labels()
+    shape, spacing_mm = _checked_grid(shape, spacing_mm)
+    if seed < 0 or index < 0:
+        raise InputError(f"--seed is {seed if seed < 0 else index}; whole numbers from 0 are allowed.")
+    for_drawing, for_knee, for_scans = (
+        np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(3)
+    )
+    drawn = (anatomy.draw(for_drawing), scanner.draw(for_drawing), scanner.draw_tissues(for_drawing))
+    knee, examination, table = knee or drawn[0], examination or drawn[1], drawn[2]
+    tissues = anatomy.build(knee, shape, spacing_mm, for_knee)
+    scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, ciss, dess)
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
     for axis, row in enumerate((0, 2, 1)):
         affine[row, axis] = spacing_mm[axis]
         affine[row, 3] = -spacing_mm[axis] * (shape[axis] - 1) / 2
-    return Subject(scans, affine, knee)
+    return Subject(**scans, labels=tissues.labels(), affine=affine, participant=_describe(knee))
 
 
 def write_cohort(
@@ -85,19 +102,24 @@ def write_cohort(
 ) -> list[str]:
     """Write OUT/{ciss,dess,ct,labels}/sub-0001.nii.gz ... and OUT/participants.tsv; returns the subjects' names.
 
-    Subject i is the same whatever the number of subjects and of workers.
+    Subject i is the same whatever the number of subjects and of workers. Each file is written under a temporary name
+    and renamed.
 
     Raises:
         InputError: a number is not allowed or the folder cannot be written.
     """
-    if subjects < 1 or workers < 1:
-        raise InputError(f"--subjects is {subjects} and --workers {workers}; both must be at least 1.")
+    for name, number in (("--subjects", subjects), ("--workers", workers)):
+        if number < 1:
+            raise InputError(f"{name} is {number}; whole numbers from 1 are allowed.")
+    if seed < 0:
+        raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
+    shape, spacing_mm = _checked_grid(shape, spacing_mm)
     out = make_folder(out)
     for name in TYPES:
         make_folder(out / name)
-    task = functools.partial(_write_subject, out, seed, tuple(shape), spacing_mm)
+    task = functools.partial(_write_subject, out, seed, shape, spacing_mm)
     numbers = range(subjects)
-    if workers == 1:
+    if workers == 1 or subjects == 1:
         rows = list(progress(map(task, numbers), total=subjects, unit="knee"))
     else:
         with multiprocessing.get_context("spawn").Pool(min(workers, subjects)) as pool:
@@ -108,15 +130,23 @@ def write_cohort(
     return [row["participant_id"] for row in rows]
 
 
-def _write_subject(out: Path, seed: int, shape, spacing_mm, index: int) -> dict:
-    subject = make_subject(seed, index, shape, spacing_mm)
-    name = f"sub-{index + 1:04d}"
-    for scan, dtype in TYPES.items():
-        volume = Volume(subject.scans[scan], subject.affine)
-        write(volume, out / scan / f"{name}.nii.gz", descrip=DESCRIP, dtype=dtype)
-    knee = subject.parameters
+def _checked_grid(shape, spacing_mm) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    shape = tuple(int(n) for n in shape)
+    if len(shape) != 3 or min(shape) < SMALLEST or max(shape) > LARGEST:
+        raise InputError(
+            f"--shape is {' '.join(map(str, shape))}; three whole numbers from {SMALLEST} to {LARGEST} are allowed."
+        )
+    if spacing_mm is None:
+        spacing_mm = (f / n for f, n in zip(FIELD_OF_VIEW_MM, shape, strict=True))
+    spacing_mm = tuple(float(s) for s in spacing_mm)
+    if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
+        given = " ".join(f"{s:g}" for s in spacing_mm)
+        raise InputError(f"--spacing-mm is {given}; three positive numbers are allowed.")
+    return shape, spacing_mm
+
+
+def _describe(knee: anatomy.Anatomy) -> dict:
     return {
-        "participant_id": name,
         "side": knee.side,
         "size": round(float(np.mean(knee.scale)), 4),
         "flexion_deg": round(knee.flexion_deg, 2),
@@ -125,3 +155,12 @@ def _write_subject(out: Path, seed: int, shape, spacing_mm, index: int) -> dict:
         "subcutaneous_fat_mm": round(knee.subcutaneous_mm, 1),
         "bone_volume_fraction": round(knee.bone_volume, 3),
     }
+
+
+def _write_subject(out: Path, seed: int, shape, spacing_mm, index: int) -> dict:
+    subject = make_subject(seed, shape, spacing_mm, index=index)
+    name = f"sub-{index + 1:04d}"
+    for scan, dtype in TYPES.items():
+        volume = Volume(getattr(subject, scan), subject.affine)
+        write(volume, out / scan / f"{name}.nii.gz", descrip=DESCRIP, dtype=dtype)
+    return {"participant_id": name, **subject.participant}

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command line."""
     parser.add_argument("--out", required=True, help="folder for ciss/, dess/, ct/, labels/ and participants.tsv")
     parser.add_argument("--subjects", type=int, required=True, help="number of knees")
     parser.add_argument(
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Write the cohort and, if asked for, its picture; `InputError` where a value is not allowed."""
     out = Path(arguments.out)
     names = write_cohort(
         out, arguments.subjects, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers

@@ -6,29 +6,42 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
+EXTENT_MM = (96.0, 140.0, 140.0)  # the box that a field varies over; it stays constant beyond
 
-def smooth_field(rng: np.random.Generator, shape, knots) -> np.ndarray:
-    """A cubic B-spline field of unit SD with `knots` random control points along each axis, float32."""
-    field = rng.normal(size=knots)
-    for axis, (count, size) in enumerate(zip(knots, shape, strict=True)):
-        field = np.moveaxis(np.tensordot(_basis(count, size), field, (1, axis)), 0, axis)
-    # control points are averaged by the basis: give back the SD that this takes away
-    return (field / np.sqrt(np.prod([(_basis(k, n) ** 2).sum(1).mean() for k, n in zip(knots, shape, strict=True)]))
-            ).astype(np.float32)
+
+def smooth_field(rng: np.random.Generator, shape, spacing_mm, knots) -> np.ndarray:
+    """A cubic B-spline field of unit SD, float32, with `knots` random control points along each axis of EXTENT_MM.
+
+    It is a function of millimetres about the centre of the volume: the same generator gives the same field on every
+    grid.
+    """
+    control = rng.normal(size=knots)
+    scale, field = 1.0, control
+    for axis, (count, size, step, extent) in enumerate(zip(knots, shape, spacing_mm, EXTENT_MM, strict=True)):
+        # control points are averaged by the basis: give back the SD that this takes away
+        scale /= np.sqrt((_basis(count, np.linspace(0, 1, 101)) ** 2).sum(1).mean())
+        places = 0.5 + (np.arange(size) - (size - 1) / 2) * step / extent
+        basis = _basis(count, places).astype(np.float32)
+        field = np.moveaxis(np.tensordot(basis, field.astype(np.float32), (1, axis)), 0, axis)
+    return field * np.float32(scale)
 
 
 def smooth_noise(rng: np.random.Generator, shape, sigma) -> np.ndarray:
-    """Gaussian noise of unit SD, low-passed with SD `sigma` (in voxels of each axis), float32."""
+    """Gaussian noise of unit SD, low-passed with SD `sigma` (in voxels of each axis), float32; drawn voxel by voxel."""
     noise = rng.standard_normal(shape, np.float32)
     for axis, s in enumerate(sigma):
-        if s > 0.3:
+        if s > 0.3 and noise.size:
             noise = ndimage.gaussian_filter1d(noise, s, axis=axis, mode="wrap", truncate=3)
-    return noise / noise.std()
+    spread = noise.std() if noise.size else 0
+    return noise / spread if spread > 0 else noise
 
 
-def _basis(count: int, size: int) -> np.ndarray:
-    """(size, count) values of clamped cubic B-splines at `size` equidistant places."""
+def _basis(count: int, places: np.ndarray) -> np.ndarray:
+    """(places, count) values of uniform B-splines over [0, 1].
+
+    The knots run on beyond the ends, unlike those of a curve that must reach its last control points: so the field
+    varies at its ends as it does inside.
+    """
     degree = min(3, count - 1)
-    knots = np.concatenate([[0] * degree, np.linspace(0, 1, count - degree + 1), [1] * degree])
-    places = np.linspace(0, 1, size) if size > 1 else np.array([0.5])
+    knots = (np.arange(count + degree + 1) - degree) / (count - degree)
     return BSpline.design_matrix(np.clip(places, 0, 1 - 1e-9), knots, degree).toarray()

@@ -1,8 +1,8 @@
 """Steady-state MR signals of tissues: CISS, DESS with water excitation; and CT numbers.
 
-Equations, tissue table and protocols are those of the project's physics notes (shared/physics.md, sections 2 to 6), which
-name the primary sources: Haenicke and Vogel 2003 and Gyngell 1988 for the two DESS echoes, the elliptical model for
-balanced SSFP, Gold et al. 2004 for relaxation times at 3 T. Times are in ms, off-resonance in Hz (water 0, fat
+Equations, tissue table and protocols are those of the project's physics notes (shared/physics.md, sections 2 to 6),
+which name the primary sources: Haenicke and Vogel 2003 and Gyngell 1988 for the two DESS echoes, the elliptical model
+for balanced SSFP, Gold et al. 2004 for relaxation times at 3 T. Times are in ms, off-resonance in Hz (water 0, fat
 negative), flip angles in degrees, R2' in 1/s, diffusion in mm^2/s; signals are in units of the proton density of water.
 All functions accept NumPy arrays that broadcast.
 """
@@ -44,6 +44,9 @@ class Dess:
     @property
     def te2_ms(self) -> float:
         return self.tr_ms - self.te1_ms
+
+
+CISS, DESS = Ciss(), Dess()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,8 @@ TISSUES: dict[str, Tissue] = {
     "marrow_epiphysis": _tissue(0.10, 1400, 35, 60, 1.0, 0.9835, 0.9411, 0.70, -80, 12, 365, 133),
     "cortical_bone": _tissue(0.20, 223, 0.4, 0, 0.0, 1, 1, 0.0, 1200, 200),
     "vessel": _tissue(0.85, 1930, 150, 5, 0.0, 1, 1, 0.0, 45, 5),
+    # fascia, joint capsule and collateral ligaments: not in the physics notes, taken as the quadriceps tendon
+    "fascia": _tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 80, 15),
     "skin": _tissue(0.70, 900, 25, 25, 1.0, 0.9921, 0.9505, 0.0, 55, 15),
 }
 CARTILAGE = _tissue(0.75, 1240, 36.9, 12, 1.4, 0.9777, 0.9205, 0.0, 90, 15)  # its mean over the depth
@@ -172,10 +177,20 @@ def ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
     )
 
 
-def combine_ciss(cycle_a, cycle_b, combination: str = "max"):
-    """CISS from the magnitudes of its two cycles."""
-    a, b = np.abs(cycle_a), np.abs(cycle_b)
-    return np.maximum(a, b) if combination == "max" else np.hypot(a, b)
+def combine(first, second, combination: str = "max"):
+    """One image from two complex ones: "max" of the magnitudes, or "rss", the root of the sum of their squares.
+
+    CISS takes either (its two cycles), DESS the root of the sum of squares (its two echoes).
+
+    Raises:
+        ValueError: the combination is neither.
+    """
+    a, b = np.abs(first), np.abs(second)
+    if combination == "max":
+        return np.maximum(a, b)
+    if combination == "rss":
+        return np.hypot(a, b)
+    raise ValueError(f"The combination is {combination!r}; allowed are 'max' and 'rss'.")
 
 
 def dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
@@ -225,7 +240,7 @@ def _fat(function, tissue: Tissue, df_hz, b1, protocol):
 
 
 @functools.lru_cache(maxsize=64)
-def diffusion_factors(t1_ms: float, t2_ms: float, diffusion_mm2_s: float, protocol: Dess = Dess()) -> tuple:
+def diffusion_factors(t1_ms: float, t2_ms: float, diffusion_mm2_s: float, protocol: Dess = DESS) -> tuple:
     """S(D)/S(0) of the two DESS echoes by extended phase graphs with diffusion (Weigel 2015).
 
     The readout between the two echoes leaves one cycle of dephasing per pixel (SPOILER_RAD_PER_MM) in each TR; a
@@ -241,7 +256,7 @@ def _phase_graph(t1_ms, t2_ms, diffusion, protocol):
     order = np.arange(96.0)
     tr, te1 = protocol.tr_ms, protocol.te1_ms
     alpha = np.deg2rad(protocol.flip_deg)
-    cos2, sin2, sine, cosine = np.cos(alpha / 2) ** 2, np.sin(alpha / 2) ** 2, np.sin(alpha), np.cos(alpha)
+    cos2, sin2, sine, cosine = (np.cos(alpha / 2) ** 2, np.sin(alpha / 2) ** 2, np.sin(alpha), np.cos(alpha))
     rate = diffusion * SPOILER_RAD_PER_MM**2 * 1e-3
 
     def loss(n, m):

@@ -1,9 +1,10 @@
 """Every golden value of the physics notes, the orderings of their section 8 and the noise means of their section 7.
 
-physics_golden.json is a copy of the project's shared/physics_golden.json: closed forms in float64, checked there against
-brute-force Bloch simulation and extended phase graphs (each entry says with which error).
+physics_golden.json is a copy of the project's shared/physics_golden.json: closed forms in float64, checked there
+against brute-force Bloch simulation and extended phase graphs (each entry says with which error).
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,14 +23,14 @@ def magnitude(name: str, p: dict) -> float:
     t1, t2, df = p["T1_ms"], p["T2_ms"], p.get("df_hz", 0.0)
     if "fat8" in name:
         if name.startswith("ciss"):
-            return sig.combine_ciss(*sig.fat_ciss_cycles(t1, t2, df, sig.Ciss()))
+            return sig.combine(*sig.fat_ciss_cycles(t1, t2, df, sig.Ciss()))
         return np.hypot(*np.abs(sig.fat_dess_excited(t1, t2, df, sig.Dess())))
     if name.startswith("bssfp") or "onres" in name:
         increment = p.get("phase_inc_rad", np.pi)
         return m0 * np.abs(sig.bssfp(t1, t2, df, p["TR_ms"], p["TE_ms"], flip, increment))
     if name.startswith("ciss"):
         cycles = sig.ciss_cycles(t1, t2, df, sig.Ciss())
-        return m0 * sig.combine_ciss(*cycles, "rss" if "rss" in name else "max")
+        return m0 * sig.combine(*cycles, "rss" if "rss" in name else "max")
     if "Splus" in name or "Sminus" in name:
         return sig.dess_limits(t1, t2, p["TR_ms"], flip)["Sminus" in name]
     if "diffusion" in name:
@@ -37,7 +38,7 @@ def magnitude(name: str, p: dict) -> float:
     if "exact" in name:
         flip = sig.exact_flip_deg(flip, df)
     echoes = np.abs(sig.dess_echoes(t1, t2, df, p["TR_ms"], p["TE1_ms"], flip, p.get("R2prime_per_s", 0.0)))
-    return m0 * {"1": echoes[0], "2": echoes[1]}.get(name.split("_S")[-1][0], np.hypot(*echoes))
+    return m0 * {"1": echoes[0], "2": echoes[1]}.get(name.rsplit("_S", maxsplit=1)[-1][0], np.hypot(*echoes))
 
 
 def other(name: str, p: dict) -> float:
@@ -59,8 +60,10 @@ def test_golden(entry):
 @pytest.mark.parametrize("entry", [g for g in GOLDEN if "T1_ms" in g["params"]], ids=lambda g: g["id"])
 def test_golden_in_float32(entry):
     name = entry["id"]
-    p = {k: np.float32(v) if isinstance(v, float) and k not in ("TR_ms", "TE_ms", "TE1_ms") else v
-         for k, v in entry["params"].items()}
+    p = {
+        k: np.float32(v) if isinstance(v, float) and k not in ("TR_ms", "TE_ms", "TE1_ms") else v
+        for k, v in entry["params"].items()
+    }
     if "diffusion" not in name:
         assert float(magnitude(name, p)) == pytest.approx(entry["value"], rel=5e-5)
 
@@ -74,7 +77,7 @@ def test_noise_only_means(entry):
     value = {
         "noise_rayleigh_mean_over_sigma": np.abs(one),
         "noise_rss2_background_mean_over_sigma": np.hypot(np.abs(one), np.abs(two)),
-        "noise_max2_background_mean_over_sigma": sig.combine_ciss(one, two),
+        "noise_max2_background_mean_over_sigma": sig.combine(one, two),
     }[entry["id"]]
     assert value.mean() == pytest.approx(entry["value"], rel=2e-3)
 
@@ -85,14 +88,21 @@ def test_noise_power_adds():
     assert (np.abs(noisy) ** 2).mean() == pytest.approx(9.5, rel=2e-3)
 
 
-CISS_ORDER = [{"fluid"}, {"subcutaneous_fat", "marrow_shaft", "hoffa_fat"}, {"cartilage"}, {"muscle"}, {"acl"},
-              {"pcl", "meniscus"}, {"quadriceps_tendon", "patellar_tendon"}]
+CISS_ORDER = [
+    {"fluid"},
+    {"subcutaneous_fat", "marrow_shaft", "hoffa_fat"},
+    {"cartilage"},
+    {"muscle"},
+    {"acl"},
+    {"pcl", "meniscus"},
+    {"quadriceps_tendon", "patellar_tendon"},
+]
 DESS_ORDER = ["cartilage", "muscle", "acl", "pcl", "meniscus", "quadriceps_tendon", "marrow_epiphysis", "cortical_bone"]
 TABLE = {**sig.TISSUES, "cartilage": sig.CARTILAGE}
 
 
 def ciss(name, df):
-    return sig.combine_ciss(*sig.tissue_cycles(TABLE[name], df, 1.0, sig.Ciss()))
+    return sig.combine(*sig.tissue_cycles(TABLE[name], df, 1.0, sig.Ciss()))
 
 
 def dess(name, df):
@@ -101,7 +111,7 @@ def dess(name, df):
 
 @pytest.mark.parametrize("df", [-40.0, -20.0, 0.0, 20.0, 40.0])
 def test_ciss_ordering(df):
-    for brighter, darker in zip(CISS_ORDER[:-1], CISS_ORDER[1:], strict=True):
+    for brighter, darker in itertools.pairwise(CISS_ORDER):
         assert min(ciss(n, df) for n in brighter) > max(ciss(n, df) for n in darker)
     assert min(ciss(n, df) for n in CISS_ORDER[-1]) > 0
 
@@ -119,8 +129,15 @@ def test_dess_ordering():
 
 @pytest.mark.parametrize(
     ("name", "expected_ciss", "expected_dess"),
-    [("fluid", 0.2184, 0.1080), ("cartilage", 0.0471, 0.0487), ("muscle", 0.0382, 0.0421), ("acl", 0.0306, 0.0376),
-     ("meniscus", 0.0189, 0.0287), ("subcutaneous_fat", 0.1088, 0.0209), ("marrow_epiphysis", 0.0646, 0.0120)],
+    [
+        ("fluid", 0.2184, 0.1080),
+        ("cartilage", 0.0471, 0.0487),
+        ("muscle", 0.0382, 0.0421),
+        ("acl", 0.0306, 0.0376),
+        ("meniscus", 0.0189, 0.0287),
+        ("subcutaneous_fat", 0.1088, 0.0209),
+        ("marrow_epiphysis", 0.0646, 0.0120),
+    ],
 )
 def test_sanity_table(name, expected_ciss, expected_dess):
     """Section 8: means over an off-resonance of N(0, 25 Hz)."""

@@ -1,0 +1,77 @@
+"""`python -m cyclescan.export`: write SavedModels for TensorFlow Serving."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclescan import command
+from cyclescan.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    version: int | None = None,
+    weights: str | int = "last",
+    window: Sequence[int] | None = None,
+    overlap: float | None = None,
+) -> Path:
+    """Write OUT/a2b/N, OUT/b2a/N and OUT/card.json; see `serving.saved_model.write`.
+
+    Args:
+        run: a training run.
+        out: the model folder.
+        version: N; None for one more than the largest there.
+        weights: "last", "best" or a step.
+        window: voxels (depth, height, width) of the windows inside the graph; None for the training's patch.
+        overlap: of those windows, in [0, 1); None for a half.
+
+    Raises:
+        InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
+    """
+    from cyclescan.serving import saved_model
+    from cyclescan.training import checkpoints
+
+    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, overlap)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, help="folder of a training run")
+    parser.add_argument("--out", required=True, help="model folder, for instance saved_models/knee")
+    parser.add_argument("--version", type=int, default=None, help="default: one more than the largest there")
+    parser.add_argument("--weights", default="last", help="last, best or a step")
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs=3,
+        default=None,
+        metavar=("D", "H", "W"),
+        help="voxels that the network sees at once, multiples of its stride; default: the patch it was trained on",
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=None, help="fraction that windows share, at least 0 and below 1; default: 0.5"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    if arguments.version is not None and arguments.version < 1:
+        raise InputError(f"--version is {arguments.version}; it must be at least 1.")
+    out = export(
+        arguments.run, arguments.out, arguments.version, arguments.weights, arguments.window, arguments.overlap
+    )
+    log.info("%s holds the models of both directions and %s", out, out / "card.json")
+    return command.DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command.run(__doc__.split(": ")[1], add_arguments, run, "python -m cyclescan.export", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

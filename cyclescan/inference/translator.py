@@ -1,0 +1,254 @@
+"""A trained model and how to use it on a scan; the same from a training run and from an exported SavedModel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan import __version__
+from cyclescan.config import Config
+from cyclescan.errors import InputError
+from cyclescan.files import read_json
+from cyclescan.inference import sliding_window
+from cyclescan.preprocessing import prepare, restore
+from cyclescan.serving import saved_model
+from cyclescan.training import checkpoints
+from cyclescan.volume import Volume
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a model came from, for the file beside every translated image.
+
+    Attributes:
+        model: the path it was loaded from.
+        kind: "run" or "saved_model".
+        version: the exported version's number, or the checkpoint's name.
+        weights: "last", "best" or the step that was asked for.
+        step: the training step of the weights.
+        sha256: of the names and SHA-256s of all files of the checkpoint or SavedModel.
+        preset: the recipe it was trained by.
+        cyclescan_version: of the program that trained or exported it.
+    """
+
+    model: str
+    kind: str
+    version: str
+    weights: str
+    step: int
+    sha256: str
+    preset: str
+    cyclescan_version: str
+
+
+class Translator:
+    """Translates volumes of one domain into the other.
+
+    By default windows have the shape of the training's patches and overlap by half. Instance normalisation makes the
+    result depend on what a window holds, and the statistics of a window as large as a training patch are those the
+    network has learnt from; a larger one changes them. To translate in one piece, give a `window` at least as large as
+    the volume on the working grid: it is cut to the volume.
+
+    Networks compute in float32 also where they were trained in mixed precision, so that the numbers are the same on
+    every machine, up to rounding.
+
+    Attributes:
+        config: the model's settings.
+        data: domains, spacing_mm, axes and shape of the data it was trained on, as in dataset.json.
+        direction: "a2b" or "b2a".
+        source_name, target_name: names of the two domains, such as "ciss" and "dess".
+        window, overlap: of the sliding window; voxels on the working grid and a fraction.
+        origin: see `Origin`.
+        predict: float32 (n, d, h, w, 1) on [-1, 1] -> the same shape and range; edges are multiples of the stride.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], np.ndarray],
+        config: Config,
+        data: dict,
+        direction: str,
+        origin: Origin,
+        window: Sequence[int] | None = None,
+        overlap: float | None = None,
+    ) -> None:
+        self.predict = predict
+        self.config = config
+        self.data = data
+        self.direction = direction
+        self.origin = origin
+        self.window, self.overlap = _window(config, window, overlap)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        direction: str,
+        weights: str | int = "last",
+        window: Sequence[int] | None = None,
+        overlap: float | None = None,
+    ) -> Translator:
+        """Load one direction of a model.
+
+        Args:
+            model: a training run, a folder written by `cyclescan.export`, or one version folder below it.
+            direction: "a2b" or "b2a".
+            weights: of a run: "last", "best" or a step. An exported model has one set of weights.
+            window: (depth, height, width) voxels on the working grid; None for the training's patch.
+            overlap: the least fraction that neighbouring windows share, in [0, 1); None for a half.
+
+        Raises:
+            InputError: there is no such model, checkpoint or direction; a file of it is missing or altered; the
+                window is not a multiple of the stride or the overlap is out of range.
+        """
+        path = Path(model)
+        if direction not in checkpoints.DIRECTIONS:
+            allowed = " or ".join(checkpoints.DIRECTIONS)
+            raise InputError(f"The direction is {direction!r}; allowed is {allowed}.")
+        if not path.exists():
+            raise InputError(f"There is no model at {path}.")
+        if (path / "config.json").exists():
+            return cls._from_run(path, direction, weights, window, overlap)
+        found = saved_model.find(path, direction)
+        if found is None:
+            raise InputError(
+                f"{path} is neither a training run (with a config.json) nor an exported model (with a card.json or a "
+                f"{saved_model.GRAPH})."
+            )
+        if weights != "last":
+            raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")
+        return cls._from_saved_model(path, *found, direction, window, overlap)
+
+    @classmethod
+    def _from_run(cls, path, direction, weights, window, overlap) -> Translator:
+        run = checkpoints.read_run(path)
+        _window(run.config, window, overlap)  # before weights are read, which takes long
+        checkpoint = checkpoints.find(run, weights)
+        generator = checkpoints.load_generator(run, direction, weights)
+        facts = read_json(checkpoint / "checkpoint.json")
+        origin = Origin(
+            model=str(path),
+            kind="run",
+            version=checkpoint.name,
+            weights=str(weights),
+            step=facts["step"],
+            sha256=saved_model.identity(facts["sha256"]),
+            preset=run.preset,
+            cyclescan_version=__version__,
+        )
+        import tensorflow as tf
+
+        # traced once for each shape of a window: fixed shapes let TensorFlow plan its memory and fuse more
+        network = tf.function(lambda patches: generator(patches, training=False))
+        return cls(
+            lambda batch: network(tf.constant(batch)).numpy(), run.config, run.data, direction, origin, window, overlap
+        )
+
+    @classmethod
+    def _from_saved_model(cls, given, path, card, direction, window, overlap) -> Translator:
+        config = Config.from_dict(card["config"])
+        _window(config, window, overlap)
+        import tensorflow as tf
+
+        try:
+            loaded = tf.saved_model.load(str(path))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise InputError(f"The model {path} cannot be loaded ({str(error).splitlines()[0]}).") from error
+        origin = Origin(
+            model=str(given),
+            kind="saved_model",
+            version=str(card["version"]),
+            weights=card["weights"],
+            step=card["step"],
+            sha256=saved_model.identity(card["checksums"]),
+            preset=card["preset"],
+            cyclescan_version=card["cyclescan_version"],
+        )
+
+        def predict(batch):
+            # `loaded` owns the variables, so it has to live as long as its signature does
+            return loaded.signatures["patches"](patches=tf.constant(batch))["translated"].numpy()
+
+        return cls(predict, config, card["data"], direction, origin, window or card["window"], overlap)
+
+    @property
+    def version(self) -> str:
+        """The exported version's number, or the name of the run's checkpoint."""
+        return self.origin.version
+
+    @property
+    def source_name(self) -> str:
+        return self._domain(0)["name"]
+
+    @property
+    def target_name(self) -> str:
+        return self._domain(2)["name"]
+
+    @property
+    def target_intensity(self) -> dict:
+        """What -1 and 1 become in the result: the intensity record of the target domain."""
+        return self._domain(2)["intensity"]
+
+    def _domain(self, letter: int) -> dict:
+        return self.data["domains"][self.direction[letter]]
+
+    def translate_array(self, array: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+        """Translate a prepared volume.
+
+        Args:
+            array: float32 (depth, height, width) on [-1, 1], of any size, canonical axes at the working spacing.
+            progress: called with (windows done, windows in all).
+
+        Returns:
+            The same shape and range in the target domain.
+
+        Raises:
+            InputError: the array is no volume, or a window does not fit into memory.
+        """
+        import tensorflow as tf
+
+        try:
+            return sliding_window.apply(
+                array, self.predict, self.window, self.overlap, self.config.stride, progress=progress
+            )
+        except tf.errors.ResourceExhaustedError as error:
+            shape = " ".join(map(str, self.window))
+            raise InputError(f"A window of {shape} voxels does not fit into memory; choose a smaller one.") from error
+
+    def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
+        """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.
+
+        Raises:
+            InputError: the scan has too little contrast for the model's scaling.
+        """
+        prepared, records = prepare(volume, self._domain(0)["scaling"], self.data["spacing_mm"])
+        return prepared.array, records
+
+    def restore(self, array: np.ndarray, records: list[dict]) -> Volume:
+        """Bring a translated array onto the grid of the scan it came from, in the target's intensities."""
+        return restore(array, records, self.target_intensity)
+
+    def translate_volume(self, volume: Volume, progress: Progress | None = None) -> Volume:
+        """Translate a scan of the source domain in any orientation and spacing.
+
+        Returns:
+            A volume with the scan's shape and affine and the target domain's intensities.
+
+        Raises:
+            InputError: see `prepare` and `translate_array`.
+        """
+        array, records = self.prepare(volume)
+        return self.restore(self.translate_array(array, progress), records)
+
+
+def _window(config: Config, window, overlap) -> tuple[tuple[int, int, int], float]:
+    return sliding_window.check_settings(
+        config.patch_shape if window is None else window,
+        sliding_window.DEFAULT_OVERLAP if overlap is None else overlap,
+        config.stride,
+    )

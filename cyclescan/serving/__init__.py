@@ -1,0 +1,1 @@
+"""Trained models as SavedModels: what is in the graph, and what lies in the folder."""

@@ -1,0 +1,169 @@
+"""What `export` leaves on disk, and that it needs nothing of ours to give the numbers of `translate`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cyclescan import NOTICE, __version__
+from cyclescan.config import Config
+from cyclescan.errors import InputError
+from cyclescan.export import export
+from cyclescan.files import read_json, sha256, write_json
+from cyclescan.inference.translator import Translator
+from cyclescan.serving import saved_model
+from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.volume import Volume
+from tests.inference import tiny
+
+# smaller than the window, exactly the window, one more, not multiples of the stride, flat, long
+SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22)]
+CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("export") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return export(run.path, run.path.parent / "out")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_process_without_cyclescan_gives_the_numbers_of_translate(run, exported, tmp_path, direction):
+    """Percentile scaling in a2b, a fixed window of HU in b2a."""
+    volumes = {str(i): tiny.head(size, i) - (500 if direction == "b2a" else 0) for i, size in enumerate(SIZES)}
+    np.savez(tmp_path / "volumes.npz", **volumes)
+    command = [sys.executable, "-I", Path(__file__).parent / "isolated.py", exported / direction / "1"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(
+        [*map(str, command), "volumes.npz", "results.npz"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    translator = Translator.load(run.path, direction)
+    target = translator.target_intensity
+    served = np.load(tmp_path / "results.npz")
+    for name, array in volumes.items():
+        expected = translator.translate_volume(Volume(array, CANONICAL)).array
+        assert np.ptp(expected) > 0.3 * (target["high"] - target["low"])  # a flat result would show nothing
+        assert served[name].dtype == np.float32
+        error = np.abs(served[name] - expected).max() / (target["high"] - target["low"])
+        assert error < 1e-4, f"{array.shape}: {error}"
+
+
+def test_the_card(run, exported):
+    card = read_json(exported / "card.json")
+    assert (card["version"], card["preset"], card["step"], card["weights"]) == (1, "demo", 10, "last")
+    assert card["cyclescan_version"] == __version__
+    assert card["notice"] == NOTICE
+    assert Config.from_dict(card["config"]) == run.config
+    assert card["data"] == run.data
+    assert (card["window"], card["overlap"]) == ([8, 16, 16], 0.5)
+    assert card["directions"]["b2a"] == {"source": "ct", "target": "ciss", "path": "b2a/1"}
+    assert card["limits"]
+    assert card["licence"]
+    assert card["training_data"]["domains"] == {"a": "ciss", "b": "ct"}
+    files = {p.relative_to(exported).as_posix(): p for p in exported.rglob("*") if p.is_file()}
+    del files["card.json"]
+    assert card["checksums"] == {name: sha256(path) for name, path in files.items()}
+
+
+def test_the_card_states_the_signatures_as_they_are(exported):
+    stated = read_json(exported / "card.json")["signatures"]
+    for direction in DIRECTIONS:
+        loaded = tf.saved_model.load(str(exported / direction / "1"))
+        assert set(loaded.signatures) == set(stated)
+        for name, signature in loaded.signatures.items():
+            taken, made = signature.structured_input_signature[1], signature.structured_outputs
+            for given, specs in ((stated[name]["inputs"], taken), (stated[name]["outputs"], made)):
+                assert set(given) == set(specs)
+                for key, spec in specs.items():
+                    assert given[key]["dtype"] == spec.dtype.name == "float32"
+                    assert given[key]["shape"] == spec.shape.as_list()
+                    assert given[key]["unit"]
+
+
+def test_no_python_and_no_custom_object_in_the_graph(exported):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((exported / "a2b" / "1" / "saved_model.pb").read_bytes())
+    (meta,) = proto.meta_graphs
+    library = meta.graph_def.library.function
+    operations = {n.op for n in meta.graph_def.node} | {n.op for f in library for n in f.node_def}
+    assert not {op for op in operations if "PyFunc" in op}
+    assert {"Conv3D", "TopKV2"} <= operations  # the set holds the operations of the functions too
+    kinds = {node.WhichOneof("kind") for node in meta.object_graph_def.nodes}
+    objects = {n.user_object.identifier for n in meta.object_graph_def.nodes if n.HasField("user_object")}
+    assert kinds <= {"user_object", "variable", "function", "bare_concrete_function", "captured_tensor", "constant"}
+    assert not {name for name in objects if "keras" in name.lower()}
+
+
+def test_training_data_is_counted_without_names(tmp_path):
+    run = tiny.write_run(tmp_path / "run")
+    write_json(Path(run.records) / "dataset.json", {"splits": {"train": {"a": ["secret1", "secret2"], "b": ["x"]}}})
+    card = export(run.path, tmp_path / "out") / "card.json"
+    assert read_json(card)["training_data"]["subjects"] == {"train": {"a": 2, "b": 1}}
+    assert "secret" not in card.read_text()
+
+
+def test_versions(run, exported, tmp_path):
+    for version in (1, 2, 7, 8):
+        export(run.path, tmp_path / "out", version=7 if version == 7 else None)
+        if version == 1:
+            first = read_json(tmp_path / "out" / "a2b" / "1" / saved_model.OWN_CARD)
+    assert saved_model.versions(tmp_path / "out" / "a2b") == [1, 2, 7, 8]
+    assert saved_model.versions(tmp_path / "out" / "b2a") == [1, 2, 7, 8]
+    assert read_json(tmp_path / "out" / "card.json")["version"] == 8
+    assert Translator.load(tmp_path / "out", "a2b").version == "8"
+    old = Translator.load(tmp_path / "out" / "a2b" / "1", "a2b")
+    assert old.version == "1"
+    assert old.origin.sha256 == saved_model.identity(first["checksums"])
+    with pytest.raises(InputError, match=r"--version is 8; .* holds version 8 already, so at least 9"):
+        export(run.path, tmp_path / "out", version=8)
+    with pytest.raises(InputError, match="so at least 9"):
+        export(run.path, tmp_path / "out", version=3)
+
+
+def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
+    """The second direction fails: the first, already saved, is not published."""
+    save = saved_model._save
+
+    def fail_on_b2a(run, direction, *rest):
+        if direction == "b2a":
+            raise RuntimeError("no space left")
+        save(run, direction, *rest)
+
+    monkeypatch.setattr(saved_model, "_save", fail_on_b2a)
+    with pytest.raises(RuntimeError):
+        export(run.path, tmp_path / "out")
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+    assert saved_model.versions(tmp_path / "out" / "a2b") == []
+
+
+def test_window_and_overlap_of_the_graph_can_be_chosen(run, tmp_path):
+    out = export(run.path, tmp_path / "out", window=(12, 16, 24), overlap=0.25)
+    array = tiny.head((17, 33, 29))
+    served = tf.saved_model.load(str(out / "a2b" / "1")).signatures["serving_default"]
+    result = served(volume=tf.constant(array))["translated"].numpy()
+    expected = Translator.load(run.path, "a2b", window=(12, 16, 24), overlap=0.25).translate_volume(
+        Volume(array, CANONICAL)
+    )
+    default = Translator.load(run.path, "a2b").translate_volume(Volume(array, CANONICAL))
+    assert np.abs(result - expected.array).max() < 1e-4 * 2500
+    assert np.abs(result - default.array).max() > 1e-2 * 2500
+    loaded = Translator.load(out, "a2b")
+    assert loaded.window == (12, 16, 24)
+    with pytest.raises(InputError, match="positive multiple of 4 "):
+        export(run.path, tmp_path / "out", window=(10, 16, 16))

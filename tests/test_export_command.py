@@ -1,0 +1,55 @@
+"""`export` as a command: what it writes and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cyclescan import export
+from cyclescan.files import read_json
+from tests.inference import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("export_command") / "run", steps=(5, 10))
+
+
+def test_the_command_line(run, tmp_path):
+    command = [sys.executable, "-m", "cyclescan.export", "--run", run.path, "--out", tmp_path / "out", "--version", "7"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for direction in ("a2b", "b2a"):
+        assert (tmp_path / "out" / direction / "7" / "saved_model.pb").exists()
+        assert [p.name for p in (tmp_path / "out" / direction).iterdir()] == ["7"]  # nothing temporary is left
+    assert read_json(tmp_path / "out" / "card.json")["version"] == 7
+
+
+def test_weights_and_window(run, tmp_path):
+    arguments = ["--weights", "5", "--window", "12", "16", "16", "--overlap", "0.25"]
+    assert export.main(["--run", str(run.path), "--out", str(tmp_path / "out"), *arguments]) == 0
+    card = read_json(tmp_path / "out" / "card.json")
+    assert (card["version"], card["step"], card["window"], card["overlap"]) == (1, 5, [12, 16, 16], 0.25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--run", "nowhere"], "nowhere is not a training run"),
+        (["--weights", "7"], "allowed are last, best and the steps 5, 10"),
+        (["--version", "0"], "--version is 0; it must be at least 1"),
+        (["--window", "8", "15", "16"], "positive multiple of 4 "),
+        (["--overlap", "1"], "less than 1"),
+        (["--out", "FILE"], "cannot be written"),
+    ],
+)
+def test_refusals(run, tmp_path, capsys, arguments, sentence):
+    (tmp_path / "file").write_text("in the way")
+    arguments = [str(tmp_path / "file" / "out") if a == "FILE" else a for a in arguments]
+    given = {"--run": str(run.path), "--out": str(tmp_path / "out")}
+    options = [word for key, value in given.items() if key not in arguments for word in (key, value)]
+    assert export.main([*options, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("error: ") == 1
+    assert not (tmp_path / "out").exists()

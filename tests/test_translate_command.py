@@ -1,0 +1,303 @@
+"""`translate` on files: grids, headers, the JSON beside the result, and every refusal."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import nibabel as nib
+import nilearn
+import numpy as np
+import pytest
+
+from cyclescan import NOTICE, __version__, preprocessing, translate, volume
+from cyclescan.files import read_json, sha256
+from cyclescan.inference.translator import Translator
+from cyclescan.volume import Volume
+from tests.inference import tiny
+
+OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
+HEAD = next((Path(nilearn.__file__).parent / "datasets" / "data").glob("mni_icbm152_t1_*.nii.gz"))
+SERIES = Path(nib.__file__).parent / "tests" / "data" / "example4d.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("translate") / "run", steps=(5, 10))
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write_scan(tmp_path / "scans" / "sub-0001.nii.gz")
+
+
+def write_scan(path, seed=0, shape=(15, 14, 11)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume.write(Volume(tiny.head(shape, seed), OBLIQUE), path)
+    return path
+
+
+@pytest.fixture
+def call(run, capsys):
+    """Run the command in this process; returns the exit code and what it said on stderr."""
+
+    def call(*arguments, model=run.path, direction="a2b"):
+        given = ["--model", model, "--direction", direction, *arguments]
+        code = translate.main([str(a) for a in given])
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def refused(result, sentence):
+    """Exit code 2 and exactly one sentence."""
+    code, said = result
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert code == 2, said
+    assert len(errors) == 1, said
+    assert re.search(sentence, errors[0]), said
+    assert "Traceback" not in said
+
+
+def test_the_command_line_on_one_file(run, scan, tmp_path):
+    """As a user types it, in a process of its own."""
+    out = tmp_path / "out" / "fake_ct.nii.gz"
+    command = [sys.executable, "-m", "cyclescan.translate", "--model", run.path, "--direction", "a2b", scan, out]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    before, after = nib.load(scan), nib.load(out)
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for form in ("get_sform", "get_qform"):
+        np.testing.assert_allclose(getattr(after, form)(), getattr(before, form)(), atol=1e-4)
+    assert after.header["sform_code"] == after.header["qform_code"] == 1
+    assert after.get_data_dtype() == np.float32
+    assert after.header["descrip"].item().decode() == volume.synthetic_descrip(__version__)
+    assert b"synthetic" in after.header["descrip"].item()
+    expected = Translator.load(run.path, "a2b").translate_volume(volume.read(scan)).array
+    np.testing.assert_allclose(after.get_fdata(), expected, atol=1e-4 * 2500)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["fake_ct.json", "fake_ct.nii.gz"]
+
+
+def test_the_json_beside_the_result(run, scan, call, tmp_path):
+    code, _ = call(scan, tmp_path / "x.nii", "--window", 8, 12, 16, "--overlap", 0.25, "--weights", 5)
+    assert code == 0
+    card = read_json(tmp_path / "x.json")
+    expected = {
+        "notice": NOTICE,
+        "model": str(run.path),
+        "model_kind": "run",
+        "version": "step-00000005",
+        "weights": "5",
+        "step": 5,
+        "preset": "demo",
+        "direction": "a2b",
+        "source": "ciss",
+        "target": "ct",
+        "input": "sub-0001.nii.gz",
+        "input_sha256": sha256(scan),
+        "output": "x.nii",
+        "settings": {"window": [8, 12, 16], "overlap": 0.25},
+        "working_spacing_mm": [8.0, 8.0, 8.0],
+        "cyclescan_version": __version__,
+    }
+    assert {key: card[key] for key in expected} == expected
+    assert card["model_sha256"] == Translator.load(run.path, "a2b", 5).origin.sha256
+    assert card["spacing_mm"] == pytest.approx(volume.spacing_of(OBLIQUE))
+    assert datetime.fromisoformat(card["date"]).utcoffset().total_seconds() == 0
+    assert [r["step"] for r in card["preprocessing"]] == ["canonical", "resample", "intensity"]
+    # the record is enough to walk the way again
+    prepared, _ = preprocessing.prepare(volume.read(scan), tiny.MR, tiny.SPACING_MM)
+    again = preprocessing.restore(prepared.array, card["preprocessing"])
+    assert again.shape == (15, 14, 11)
+    np.testing.assert_array_equal(again.affine, volume.read(scan).affine)
+
+
+def test_an_exported_model_writes_the_same(run, scan, call, tmp_path):
+    from cyclescan.export import export
+
+    out = export(run.path, tmp_path / "model", version=4)
+    assert call(scan, tmp_path / "run.nii.gz")[0] == 0
+    assert call(scan, tmp_path / "model.nii.gz", model=out)[0] == 0
+    first, second = (nib.load(tmp_path / f"{n}.nii.gz").get_fdata() for n in ("run", "model"))
+    np.testing.assert_allclose(first, second, atol=1e-4 * 2500)
+    card = read_json(tmp_path / "model.json")
+    assert (card["model_kind"], card["version"], card["step"]) == ("saved_model", "4", 10)
+    refused(call(scan, tmp_path / "x.nii.gz", "--weights", "best", model=out), "is for training runs")
+
+
+def test_a_folder_goes_into_a_folder_with_its_sub_folders(call, tmp_path):
+    """More files than are in flight at once, each with its own content."""
+    source, out = tmp_path / "scans", tmp_path / "out"
+    names = ["a.nii.gz", "b.nii", "site1/a.nii.gz", "site1/deep/c.nii.gz", "site2/d.nii.gz"]
+    for seed, name in enumerate(names):
+        write_scan(source / name, seed, (9, 8, 7 + seed))
+    (source / "notes.txt").write_text("not a scan")
+    assert call(source, out)[0] == 0
+    written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    stems = ["a", "b", "site1/a", "site1/deep/c", "site2/d"]
+    assert written == sorted(f"{s}{e}" for s in stems for e in (".nii.gz", ".json"))
+    for seed, (name, stem) in enumerate(zip(names, stems, strict=True)):
+        assert nib.load(out / f"{stem}.nii.gz").shape == (9, 8, 7 + seed)
+        assert read_json(out / f"{stem}.json")["input_sha256"] == sha256(source / name)
+    alone = tmp_path / "alone.nii.gz"
+    assert call(source / "site1/a.nii.gz", alone)[0] == 0
+    np.testing.assert_array_equal(nib.load(alone).get_fdata(), nib.load(out / "site1/a.nii.gz").get_fdata())
+
+
+def test_failed_files_of_a_batch_are_listed_and_the_rest_are_done(call, tmp_path, caplog):
+    caplog.set_level("INFO", "cyclescan")
+    source, out = tmp_path / "scans", tmp_path / "out"
+    write_scan(source / "a_good.nii.gz")
+    write_scan(source / "z_good.nii.gz", 1)
+    (source / "broken.nii.gz").write_bytes((source / "a_good.nii.gz").read_bytes()[:400])
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), 3.0), np.eye(4)), source / "constant.nii.gz")
+    (source / "text.nii").write_text("hello")
+    code, said = call(source, out)
+    assert code == 1
+    failed = {line.split(": ")[1].rsplit("/", 1)[1]: line for line in said.splitlines() if line.startswith("failed: ")}
+    assert set(failed) == {"broken.nii.gz", "constant.nii.gz", "text.nii"}
+    assert "is constant" in failed["constant.nii.gz"]
+    assert "2 of 5 files are translated" in caplog.text
+    assert sorted(p.name for p in out.iterdir()) == ["a_good.json", "a_good.nii.gz", "z_good.json", "z_good.nii.gz"]
+
+
+def test_a_batch_in_which_all_fail_is_wrong_input(call, tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name in ("a.nii", "b.nii"):
+        (tmp_path / "scans" / name).write_text("hello")
+    code, said = call(tmp_path / "scans", tmp_path / "out")
+    assert said.count("failed: ") == 2
+    refused((code, said), "None of the 2 files")
+
+
+def test_a_real_head(call, tmp_path):
+    """The averaged T1 head of the ICBM atlas: 197 x 233 x 189 voxels of 1 mm, in L- or R-A-S axes."""
+    out = tmp_path / "head_ct.nii.gz"
+    assert call(HEAD, out)[0] == 0
+    before, after = nib.load(HEAD), nib.load(out)
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after.affine, before.affine)
+    array = np.asarray(after.dataobj)
+    assert np.isfinite(array).all()
+    assert -1000 <= array.min() < array.max() <= 1500
+    assert array.std() > 50
+
+
+def test_a_series_needs_the_choice_of_a_volume(call, tmp_path):
+    refused(call(SERIES, tmp_path / "x.nii.gz"), r"is 4-D \(128x96x24x2\).*--volume 0 to 1")
+    refused(call(SERIES, tmp_path / "x.nii.gz", "--volume", 2), "no volume 2; allowed are 0 to 1")
+    assert not (tmp_path / "x.nii.gz").exists()
+    assert call(SERIES, tmp_path / "x.nii.gz", "--volume", 1)[0] == 0
+    assert nib.load(tmp_path / "x.nii.gz").shape == (128, 96, 24)
+    np.testing.assert_array_equal(nib.load(tmp_path / "x.nii.gz").affine, nib.load(SERIES).affine)
+    assert read_json(tmp_path / "x.json")["input_volume"] == 1
+
+
+def test_one_file_into_a_folder(scan, call, tmp_path):
+    assert call(scan, tmp_path / "new_folder")[0] == 0
+    assert (tmp_path / "new_folder" / "sub-0001.nii.gz").exists()
+    assert (tmp_path / "new_folder" / "sub-0001.json").exists()
+
+
+def test_dicom_is_refused_with_a_way_out(call, tmp_path, caplog):
+    folder = tmp_path / "dicom" / "series"
+    folder.mkdir(parents=True)
+    (folder / "IM0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 100)
+    refused(call(tmp_path / "dicom", tmp_path / "out"), "holds DICOM.*dcm2niix")
+    refused(call(folder / "IM0001", tmp_path / "out"), "holds DICOM.*dcm2niix")
+    write_scan(tmp_path / "dicom" / "a.nii.gz")
+    assert call(tmp_path / "dicom", tmp_path / "out")[0] == 0
+    assert "1 DICOM files" in caplog.text
+
+
+def test_bad_input(call, scan, tmp_path):
+    out = tmp_path / "x.nii.gz"
+    (tmp_path / "empty").mkdir()
+    refused(call(tmp_path / "none.nii.gz", out), "none.nii.gz does not exist")
+    refused(call(tmp_path / "empty", tmp_path / "out"), "There is no NIfTI file")
+    (tmp_path / "text.txt").write_text("hello")
+    refused(call(tmp_path / "text.txt", out), "is not a NIfTI file")
+    truncated = tmp_path / "truncated.nii.gz"
+    truncated.write_bytes(scan.read_bytes()[:2000])
+    refused(call(truncated, out), "truncated")
+    image = nib.load(scan)
+    array = image.get_fdata()
+    array[1, 2, 3] = np.nan
+    nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "nan.nii.gz")
+    refused(call(tmp_path / "nan.nii.gz", out), "1 voxels that are NaN or infinite")
+    flat = np.zeros((15, 14, 11))
+    flat[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(flat, np.diag([8.0, 8, 8, 1])), tmp_path / "flat.nii.gz")
+    refused(call(tmp_path / "flat.nii.gz", out), "too little contrast")
+    assert not out.exists()
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_bad_models_and_settings(run, call, scan, tmp_path):
+    out = tmp_path / "x.nii.gz"
+    empty = tiny.write_run(tmp_path / "empty_run", steps=())
+    refused(call(scan, out, model=tmp_path / "none"), "There is no model at .*none")
+    refused(call(scan, out, model=tmp_path), "neither a training run .* nor an exported model")
+    refused(call(scan, out, model=empty.path), "no complete checkpoint")
+    refused(call(scan, out, direction="ciss2ct"), "direction is 'ciss2ct'; allowed is a2b or b2a")
+    refused(call(scan, out, "--weights", 7), "allowed are last, best and the steps 5, 10")
+    refused(call(scan, out, "--weights", "best"), "no validation scores")
+    refused(call(scan, out, "--window", 8, 15, 16), "window is 8 15 16; .* positive multiple of 4 ")
+    for overlap in (-0.5, 1, "nan"):
+        refused(call(scan, out, "--overlap", overlap), "at least 0 and less than 1")
+    text = (run.path / "config.json").read_text()
+    other = tiny.write_run(tmp_path / "other")
+    (other.path / "config.json").write_text(text.replace('"generator_filters": 4', '"generator_filters": 8'))
+    refused(call(scan, out, model=other.path), "another config: generator_filters")
+    (other.path / "config.json").write_text(text[:50])
+    refused(call(scan, out, model=other.path), "not valid JSON")
+    assert not out.exists()
+
+
+def test_bad_outputs(call, scan, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(call(scan, tmp_path / "file" / "x.nii.gz"), "cannot be written")
+    refused(call(scan.parent, tmp_path / "file"), "must be a folder too")
+    refused(call(scan.parent, tmp_path / "x.nii.gz"), "must be a folder too")
+    (tmp_path / "x.json").mkdir()
+    refused(call(scan, tmp_path / "x.nii.gz"), "x.json is a folder")
+    write_scan(tmp_path / "twins" / "a.nii")
+    write_scan(tmp_path / "twins" / "a.nii.gz")
+    refused(call(tmp_path / "twins", tmp_path / "out"), "would both be written to")
+
+
+def test_an_input_is_never_replaced(call, scan, tmp_path):
+    before = scan.read_bytes()
+    refused(call(scan, scan), "is the input itself")
+    refused(call(scan, scan.parent), "is the input itself")
+    link = tmp_path / "link.nii.gz"
+    os.link(scan, link)
+    refused(call(scan, link), "is the input itself")
+    plain = scan.with_name("sub-0001.nii")
+    refused(call(scan, plain), "whose JSON file it would replace")
+    code, said = call(scan.parent, scan.parent)
+    assert "is the input itself" in said
+    assert code == 2
+    assert scan.read_bytes() == before
+
+
+def test_the_header_of_a_scan_with_scaled_integers(call, tmp_path):
+    """A 16-bit file with slope and intercept: real values go in, the result is float32 without a slope."""
+    path = tmp_path / "scaled.nii.gz"
+    array = tiny.head((15, 14, 11))
+    image = nib.Nifti1Image(array, OBLIQUE)
+    image.set_data_dtype(np.int16)
+    nib.save(image, path)
+    write_scan(tmp_path / "float.nii.gz")
+    assert call(path, tmp_path / "x.nii.gz")[0] == 0
+    assert call(tmp_path / "float.nii.gz", tmp_path / "y.nii.gz")[0] == 0
+    first, second = (np.asarray(nib.load(tmp_path / n).dataobj) for n in ("x.nii.gz", "y.nii.gz"))
+    assert np.abs(first - second).max() < 0.02 * 2500  # the file's own rounding, one part in 65536
+    raw = gzip.decompress((tmp_path / "x.nii.gz").read_bytes())
+    header = nib.Nifti1Header(raw[:348])
+    assert header.get_data_dtype() == np.float32
+    assert header["scl_slope"] in (0, 1) or np.isnan(header["scl_slope"])
