@@ -58,7 +58,8 @@ def batches(
 
     Returns:
         Dictionaries of `real_a`, `real_b`, float32 (batch_size, *patch_shape, 1); if paired also `partner_a` (what
-        real_a should become in domain b), `partner_b`, of the same shape, and `weight_a`, `weight_b` (batch_size,).
+        real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is the
+        pair's confidence at each voxel, 0 where the partner is unknown.
     """
     parts = []
     for _, stream in sorted(streams.items()):
@@ -89,7 +90,9 @@ def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: boo
             volumes = tf.where(mirrored, tf.reverse(volumes, [0]), volumes)
         result = {f"real_{domain}": volumes[..., :1]}
         if paired:
-            result |= {f"partner_{domain}": volumes[..., 1:], f"weight_{domain}": weight}
+            known = tf.math.is_finite(volumes[..., 1:])
+            result[f"partner_{domain}"] = tf.where(known, volumes[..., 1:], -1.0)
+            result[f"weight_{domain}"] = weight * tf.cast(known, tf.float32)
         return result
 
     return element

@@ -18,13 +18,12 @@ def difference(predicted, reference, kind: str, weight=None):
     Args:
         predicted, reference: arrays of one shape.
         kind: "l1" or "l2".
-        weight: None, or one non-negative factor per volume, shape (batch,).
+        weight: None, or non-negative factors of each voxel, of the same shape; the sum is still divided by the number
+            of voxels, so a volume that is half unknown counts half.
     """
     error = _float32(predicted) - _float32(reference)
     error = ops.abs(error) if kind == "l1" else ops.square(error)
-    if weight is None:
-        return ops.mean(error)
-    return ops.mean(ops.mean(error, axis=(1, 2, 3, 4)) * _float32(weight))
+    return ops.mean(error if weight is None else error * _float32(weight))
 
 
 def adversarial(logits, real: bool, kind: str):

@@ -29,6 +29,7 @@ from cyclescan.files import read_json, replacing
 
 SCHEMA_VERSION = 1
 UNIT = 32767.0
+UNKNOWN = -32768  # stored for NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Record:
         domain_name: the user's name for it, such as "ciss".
         subject: pseudonymous id.
         preprocessing: the records of every step, as `preprocessing.prepare` returns them.
-        partner: None for a scan; for a pair, the registered volume of the other domain, like `voxels`.
+        partner: None for a scan; for a pair, the registered volume of the other domain, like `voxels`, and NaN where
+            it is unknown: beyond the field of view of the partner's scan.
         partner_subject: pseudonymous id of the partner; "" for a scan.
         weight: confidence of the pair in (0, 1]; 1 for a scan.
     """
@@ -124,10 +126,11 @@ def parse_voxels(serialized):
 
 
 def parse_pair(serialized):
-    """In a tf.data graph: a serialised pair to (voxels, partner, weight)."""
+    """In a tf.data graph: a serialised pair to (voxels, partner, weight); the partner has NaN where it is unknown."""
     import tensorflow as tf
 
     voxels, partner = _parse(serialized, ("voxels", "partner"))
+    partner = tf.where(partner < -1.0, float("nan"), partner)
     weight = tf.io.parse_single_example(serialized, {"weight": tf.io.FixedLenFeature([], tf.float32)})["weight"]
     return voxels, partner, weight
 
@@ -271,8 +274,10 @@ def _example_class():
 
 
 def _pack(voxels: np.ndarray) -> bytes:
-    return np.rint(np.clip(voxels, -1, 1) * UNIT).astype("<i2").tobytes()
+    packed = np.rint(np.clip(voxels, -1, 1) * UNIT)
+    return np.where(np.isnan(packed), UNKNOWN, packed).astype("<i2").tobytes()
 
 
 def _unpack(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    return (np.frombuffer(packed, "<i2").astype(np.float32) / np.float32(UNIT)).reshape(shape)
+    integers = np.frombuffer(packed, "<i2").reshape(shape)
+    return np.where(integers == UNKNOWN, np.float32(np.nan), integers.astype(np.float32) / np.float32(UNIT))

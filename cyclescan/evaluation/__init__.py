@@ -1,0 +1,1 @@
+"""How good translated volumes are: measures, histograms, baselines, and the pictures of a report."""

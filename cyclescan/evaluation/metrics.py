@@ -1,0 +1,166 @@
+"""Measures of how much a translated volume equals its reference; pure functions on float arrays.
+
+Every function takes two arrays (depth, height, width) of one shape and of one unit. Nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from skimage import metrics as measured
+
+from cyclescan.errors import InputError
+from cyclescan.evaluation import histograms
+
+NAMES = ("mae", "psnr", "ssim", "ncc", "mi", "nmi", "kl_histogram")
+SSIM_SIGMA = 1.5
+SSIM_WINDOW = 11  # voxels: the Gaussian cut at 3.5 sigma, as in Wang et al. 2004
+MI_BINS = 32  # few, since the estimate is too high by about (bins - 1)^2 / (2 voxels) nats
+GRID_TOLERANCE = 0.05  # of the smallest voxel edge
+
+DEFINITIONS = {
+    "mae": "mean absolute error, in the unit of the intensities; lower is better",
+    "psnr": "peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean squared error); null when there is no "
+    "error; higher is better",
+    "ssim": f"structural similarity in true 3-D, Gaussian window of sigma {SSIM_SIGMA} voxels cut to "
+    f"{SSIM_WINDOW}x{SSIM_WINDOW}x{SSIM_WINDOW}, population covariance (Wang et al. 2004); higher is better, at most 1",
+    "ncc": "normalised cross-correlation (Pearson) over all voxels, -1 to 1; higher is better",
+    "mi": f"mutual information in nats from a joint histogram of {MI_BINS}x{MI_BINS} bins, each axis over its own "
+    "volume's range; higher is better",
+    "nmi": "normalised mutual information (H(A) + H(B)) / H(A, B) from the same bins, 1 to 2 (Studholme et al. 1999); "
+    "higher is better",
+    "kl_histogram": "KL(reference || predicted) of the two intensity histograms in nats; lower is better",
+}
+
+
+def mae(predicted: np.ndarray, reference: np.ndarray) -> float:
+    """Mean absolute error, in the unit of the intensities."""
+    predicted, reference = _pair(predicted, reference)
+    return float(np.abs(predicted - reference).mean())
+
+
+def psnr(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> float:
+    """Peak signal-to-noise ratio in dB: 10 log10(data_range² / mean squared error); infinite when there is no error.
+
+    >>> round(psnr(np.full((4, 4, 4), 0.2), np.zeros((4, 4, 4)), data_range=2.0), 6)
+    20.0
+    """
+    predicted, reference = _pair(predicted, reference)
+    with np.errstate(divide="ignore"):
+        return float(measured.peak_signal_noise_ratio(reference, predicted, data_range=_range(data_range)))
+
+
+def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> float:
+    """Structural similarity with a 3-D Gaussian window (Wang et al. 2004), -1 to 1.
+
+    The mean is over the voxels whose whole window lies inside the volume. Where an axis is shorter than the 11 voxels
+    of the window, the margin left out of the mean shrinks, on every axis, to what the shortest axis allows, and the
+    window is mirrored at the border.
+    """
+    predicted, reference = _pair(predicted, reference)
+    shortest = min(reference.shape)
+    return float(
+        measured.structural_similarity(
+            reference,
+            predicted,
+            win_size=min(SSIM_WINDOW, shortest - 1 + shortest % 2),
+            data_range=_range(data_range),
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def ncc(predicted: np.ndarray, reference: np.ndarray) -> float:
+    """Normalised cross-correlation (Pearson) over all voxels, -1 to 1; 0 where a volume is constant."""
+    a, b = _pair(predicted, reference)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0  # rounding of the mean would give a constant a tiny variance
+    a, b = a - a.mean(), b - b.mean()
+    return float(np.clip((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()), -1.0, 1.0))
+
+
+def mi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
+    """Mutual information H(A) + H(B) - H(A, B) in nats; each axis of the joint histogram spans its volume's range."""
+    predicted, reference = _pair(predicted, reference)
+    joint = np.histogram2d(predicted.ravel(), reference.ravel(), bins=bins)[0] / predicted.size
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    seen = joint > 0
+    return max(0.0, float((joint[seen] * np.log(joint[seen] / independent[seen])).sum()))
+
+
+def nmi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
+    """Normalised mutual information (H(A) + H(B)) / H(A, B), from 1 (independent) to 2 (one determines the other)."""
+    predicted, reference = _pair(predicted, reference)
+    if np.ptp(predicted) == 0 or np.ptp(reference) == 0:
+        return 1.0  # a constant tells nothing; with two of them the ratio is 0 / 0
+    return float(measured.normalized_mutual_information(predicted, reference, bins=bins))
+
+
+def all_metrics(
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    data_range: float,
+    histogram_range: tuple[float, float] | None = None,
+) -> dict[str, float]:
+    """Every measure of `NAMES`.
+
+    Args:
+        predicted, reference: (depth, height, width).
+        data_range: the largest possible difference of two intensities, for PSNR and SSIM; 2 on [-1, 1].
+        histogram_range: intensities spanned by the histograms of `kl_histogram`; None for the reference's own range.
+
+    Raises:
+        InputError: the shapes differ, a voxel is not finite, or the data range is not positive.
+    """
+    predicted, reference = _pair(predicted, reference)
+    limits = histogram_range or (float(reference.min()), float(reference.max()))
+    counts = [histograms.count(array, limits) for array in (reference, predicted)]
+    return {
+        "mae": mae(predicted, reference),
+        "psnr": psnr(predicted, reference, data_range),
+        "ssim": ssim(predicted, reference, data_range),
+        "ncc": ncc(predicted, reference),
+        "mi": mi(predicted, reference),
+        "nmi": nmi(predicted, reference),
+        "kl_histogram": histograms.kl_divergence(*counts),
+    }
+
+
+def summarize(rows: Iterable[dict], names: Sequence[str] = NAMES) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and sample standard deviation (n - 1) over volumes; the deviation of a single volume is NaN."""
+    rows = list(rows)
+    means, deviations = {}, {}
+    for name in names:
+        values = np.array([row[name] for row in rows], np.float64)
+        means[name] = float(values.mean())
+        finite = len(values) > 1 and np.isfinite(values).all()
+        deviations[name] = float(values.std(ddof=1)) if finite else float("nan")
+    return means, deviations
+
+
+def same_grid(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether two affines put every voxel of `shape` at the same place, to 5 % of the smallest voxel edge."""
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in shape))])
+    distance = np.linalg.norm(corners @ (np.asarray(affine, float) - np.asarray(other, float)).T[:, :3], axis=1).max()
+    edge = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min()
+    return bool(distance <= GRID_TOLERANCE * edge)
+
+
+def _pair(predicted, reference) -> tuple[np.ndarray, np.ndarray]:
+    predicted, reference = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
+    if predicted.shape != reference.shape or predicted.ndim != 3:
+        raise InputError(f"Two 3-D volumes of one shape are needed, not {predicted.shape} and {reference.shape}.")
+    for name, array in (("predicted", predicted), ("reference", reference)):
+        if not np.isfinite(array).all():
+            raise InputError(f"The {name} volume has voxels that are NaN or infinite; every voxel must be finite.")
+    return predicted, reference
+
+
+def _range(data_range: float) -> float:
+    if not 0 < data_range < float("inf"):
+        raise InputError(f"The data range is {data_range}; it must be a positive number.")
+    return float(data_range)

@@ -1,0 +1,212 @@
+"""How good a trained model is on subjects it never saw: against their paired truth, and without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from cyclescan import records
+from cyclescan.errors import InputError
+from cyclescan.evaluation import histograms
+from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
+from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
+from cyclescan.records import Record
+from cyclescan.volume import spacing_of
+
+log = logging.getLogger(__name__)
+
+DIRECTIONS = ("a2b", "b2a")
+METHODS = ("translated", "identity", "histogram_matching")
+LIMITS = (-1.0, 1.0)  # intensities of records and of networks
+DATA_RANGE = 2.0
+PICTURES = 2  # volumes of each direction that are kept for the report
+
+
+class TranslatesArrays(Protocol):
+    """What is asked of a model of one direction; `inference.translator.Translator` is one."""
+
+    def translate_array(self, array: np.ndarray) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One test volume for the pictures; arrays float32 (depth, height, width) on [-1, 1], axes R, S, A.
+
+    Attributes:
+        direction: "a2b" or "b2a".
+        source, target: names of the two domains.
+        subject: pseudonymous id.
+        spacing_mm: of depth, height and width.
+        input, translated: the test volume and its translation.
+        truth: the same subject in the target domain, or None.
+        cycled: the translation translated back, or None without a model of the other direction.
+        scores: `metrics.all_metrics` of the translation against the truth, or None.
+    """
+
+    direction: str
+    source: str
+    target: str
+    subject: str
+    spacing_mm: tuple[float, float, float]
+    input: np.ndarray
+    translated: np.ndarray
+    truth: np.ndarray | None
+    cycled: np.ndarray | None
+    scores: dict | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """Where a record is, and what decides whether another one is its truth."""
+
+    place: tuple[str, int, int]
+    subject: str
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def read(self) -> Record:
+        return records.decode(records.read_at(*self.place))
+
+    def matches(self, other: _Entry) -> bool:
+        same = self.subject == other.subject and self.shape == other.shape
+        return same and same_grid(self.affine, other.affine, self.shape)
+
+
+def evaluate_on_records(
+    translators: Mapping[str, TranslatesArrays], records_dir: str | Path, limit: int | None = None
+) -> tuple[dict, list[Case], dict]:
+    """Translate the test volumes of a data set and measure them; one volume is in memory at a time.
+
+    The truth of a volume is the record of the same subject in the other domain on the same grid. Volumes without it
+    count for the histograms and the cycle. An empty test split is replaced by the validation split, and
+    `metrics["about"]["split"]` says which it was.
+
+    Args:
+        translators: a model for "a2b", "b2a" or both.
+        records_dir: a folder made by `data_prep build`.
+        limit: at most so many volumes of each direction, those with a truth first; None for all.
+
+    Returns:
+        `(metrics, cases, histograms)`:
+
+        * metrics: for each direction `translated`, `identity` and `histogram_matching`, each with the mean of every
+          measure of `metrics.NAMES`, `sd` and `subjects` (absent where no volume has a truth), and `unpaired`, with
+          the number of `volumes`, the `cycle_mae`, and `kl`; and `about`;
+        * cases: up to `PICTURES` volumes of each direction;
+        * histograms: `histograms.compare` for each direction; the target's is that of the real volumes of the target
+          domain in the same split.
+
+    Raises:
+        InputError: there are no records to test on, or one is damaged.
+    """
+    folder = Path(records_dir)
+    names = {domain: about["name"] for domain, about in records.read_info(folder)["domains"].items()}
+    if limit is not None and limit < 1:
+        raise InputError(f"The limit is {limit}; at least one volume is needed.")
+    split = _choose_split(folder)
+    entries, target_counts = {}, {}
+    for domain in ("a", "b"):
+        entries[domain], target_counts[domain] = _survey(folder / split, domain)
+
+    metrics, cases, compared = {}, [], {}
+    for direction in DIRECTIONS:
+        if direction not in translators:
+            continue
+        source, target = direction[0], direction[2]
+        jobs = _with_truth(entries[source], entries[target])[:limit]
+        matching = HistogramMatching(_training_volumes(folder, target)) if jobs[0][1] else None
+        back = translators.get(f"{target}2{source}")
+        rows: dict[str, list] = {method: [] for method in METHODS}
+        cycle, kept, counts = [], 0, {name: 0 for name in ("input", "generated")}
+        for entry, truth_entry in jobs:
+            real = entry.read()
+            fake = _translated(translators[direction], real.voxels, direction, real.subject)
+            counts["input"] += histograms.count(real.voxels, LIMITS)
+            counts["generated"] += histograms.count(fake, LIMITS)
+            cycled = None
+            if back is not None:
+                cycled = _translated(back, fake, f"{target}2{source}", real.subject)
+                cycle.append(mae(cycled, real.voxels))
+            truth = truth_entry.read().voxels if truth_entry else None
+            if truth is not None:
+                candidates = zip(METHODS, (fake, identity(real.voxels), matching(real.voxels)), strict=True)
+                for method, candidate in candidates:
+                    scores = all_metrics(candidate, truth, DATA_RANGE, LIMITS)
+                    rows[method].append({"subject": real.subject, **scores})
+            if kept < PICTURES:
+                kept += 1
+                scores = rows["translated"][-1] if truth is not None else None
+                spacing_mm = spacing_of(real.affine)
+                about = (direction, names[source], names[target], real.subject, spacing_mm)
+                cases.append(Case(*about, real.voxels, fake, truth, cycled, scores))
+        compared[direction] = histograms.compare(counts["input"], counts["generated"], target_counts[target], LIMITS)
+        metrics[direction] = {method: _summary(rows[method]) for method in METHODS if rows[method]}
+        kl = {key: value for key, value in compared[direction].items() if key != "counts"}
+        metrics[direction]["unpaired"] = {
+            "volumes": len(jobs),
+            "cycle_mae": float(np.mean(cycle)) if cycle else None,
+            "kl": kl,
+        }
+    metrics["about"] = {
+        "split": split,
+        "limit": limit,
+        "intensities": "[-1, 1]",
+        "data_range": DATA_RANGE,
+        "sd": "sample standard deviation over subjects (n - 1)",
+        "histogram_matching": f"onto the pooled intensities of up to {POOL} training volumes of the target domain",
+    }
+    return metrics, cases, compared
+
+
+def _choose_split(folder: Path) -> str:
+    for split in ("test", "val"):
+        if all(records.shards(folder / split, domain) for domain in ("a", "b")):
+            if split == "val":
+                log.warning("%s has no test volumes of both domains; its validation volumes are used instead.", folder)
+            return split
+    raise InputError(f"{folder} has neither test nor validation volumes of both domains; split it with --split.")
+
+
+def _survey(folder: Path, domain: str) -> tuple[list[_Entry], np.ndarray]:
+    """Every record of a domain without its voxels, and the histogram of all of them; checksums are verified."""
+    found, counts = [], np.zeros(histograms.BINS, np.int64)
+    for shard in records.shards(folder, domain):
+        for place, record in zip(records.index(shard), records.read_shard(shard), strict=True):
+            found.append(_Entry((str(shard), *place), record.subject, record.voxels.shape, record.affine))
+            counts += histograms.count(record.voxels, LIMITS)
+    if not found:
+        raise InputError(f"{folder} has no records of domain {domain}.")
+    return found, counts
+
+
+def _with_truth(sources: list[_Entry], targets: list[_Entry]) -> list[tuple[_Entry, _Entry | None]]:
+    """Each source with its truth, if that is beyond doubt; those that have one come first."""
+    jobs = []
+    for source in sources:
+        truths = [target for target in targets if source.matches(target)]
+        jobs.append((source, truths[0] if len(truths) == 1 else None))
+    return sorted(jobs, key=lambda job: job[1] is None)
+
+
+def _training_volumes(folder: Path, domain: str):
+    """Voxels of up to `POOL` training volumes of a domain."""
+    for place in itertools.islice(records.entries(folder, "train", domain), POOL):
+        yield records.decode(records.read_at(*place)).voxels
+
+
+def _translated(translator: TranslatesArrays, voxels: np.ndarray, direction: str, subject: str) -> np.ndarray:
+    fake = np.asarray(translator.translate_array(voxels), np.float32)
+    if not np.isfinite(fake).all():
+        raise InputError(f"The {direction} model makes voxels of the subject {subject} that are NaN or infinite.")
+    return fake
+
+
+def _summary(rows: list[dict]) -> dict:
+    means, deviations = summarize(rows)
+    return {**means, "sd": deviations, "subjects": rows}
