@@ -48,14 +48,13 @@ def demo(
     Returns:
         What DIR/metrics.json says.
     """
-    from data_prep.phantom import write_cohort
-
     from cyclescan import export, report, translate
     from cyclescan.evaluation.paired import evaluate_on_records
     from cyclescan.inference.translator import Translator
     from cyclescan.training import trainer
     from data_prep import pairing
     from data_prep.build import build
+    from data_prep.phantom import write_cohort
 
     out = Path(out)
     if (out / "run").exists() or (out / "records").exists():

@@ -1,18 +1,22 @@
 """Pseudo-pairs from unpaired data: volumes of the two domains, of different subjects, registered onto each other.
 
 Adversarial and cycle terms cannot tell a translation from its inverted or identical counterpart; a registered volume
-of another subject can. Mutual information needs no common contrast (Mattes et al. 2003), so an affine and then a
-B-spline transform (Rueckert et al. 1999) bring a random volume of the other domain onto each training volume.
-No paired data enters.
+of another subject can. Registering across contrasts is hard and within one it is easy, so the way between two volumes
+leads through an atlas of each domain: within a domain, affine and then deformable registration to the median volume;
+from one atlas to the other, which are free of noise, an affine transform by mutual information. Any volume is then one
+resampling away from any other. No paired data enters. CONTRIBUTING.md has the figures of this and of what it replaced.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,24 +26,34 @@ from cyclescan.errors import InputError
 from cyclescan.files import replacing, sha256, write_json
 from cyclescan.volume import spacing_of
 
+if TYPE_CHECKING:
+    from data_prep.registration import Map
+
 log = logging.getLogger(__name__)
 
-COARSE_MM = 3.0  # registration works on a grid no finer than this in any axis
-GRID = (4, 6, 6)  # B-spline control cells along depth, height and width
-SHARD_PAIRS = 64
+PER_VOLUME = 4
+SHARD_VOLUMES = 16
 OTHER = {"a": "b", "b": "a"}
+Entry = tuple[str, int, int]  # where a record is: shard, offset, length
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One registration: `moving` onto `fixed`, each (shard, offset, length)."""
+    """One volume and its partners, with the way from each one's atlas.
 
-    fixed: tuple[str, int, int]
-    moving: tuple[str, int, int]
-    seed: int
+    Attributes:
+        fixed, moving: the volume and the partners to be brought onto it.
+        between: from the atlas of domain a to that of domain b.
+        domain: of `fixed`.
+    """
+
+    fixed: tuple[Entry, Map]
+    moving: list[tuple[Entry, Map]]
+    between: Map
+    domain: str
 
 
-def pair(folder: str | Path, per_volume: int = 1, workers: int = 2, seed: int = 0) -> dict:
+def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, seed: int = 0) -> dict:
     """Register volumes of the training split onto each other and write RECORDS/pairs.
 
     Args:
@@ -49,35 +63,44 @@ def pair(folder: str | Path, per_volume: int = 1, workers: int = 2, seed: int = 
         seed: of the choice of partners and of the sampling in the registration.
 
     Returns:
-        What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information reached.
+        What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information (nats) of each
+        volume with the template of its domain and of the two atlases with each other.
 
     Raises:
         InputError: the folder is no data set, or a volume has no partner from another subject.
     """
+    from data_prep import registration
+
     folder = Path(folder)
     records.read_info(folder)
     if per_volume < 1 or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
-    tasks = _plan(entries, per_volume, seed)
-    results: dict[str, list] = {"a": [], "b": []}
-    target = folder / "pairs"
-    with replacing(target) as temporary:
-        temporary.mkdir()
-        everything = [(domain, task) for domain in ("a", "b") for task in tasks[domain]]
+    partners = _choose(entries, per_volume, seed)
+    count = {domain: len(entries[domain]) for domain in entries}
+    work = (2 + 2 * registration.ROUNDS) * sum(count.values())
+    with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(folder / "pairs") as out:
+        atlases = {}
+        for domain in ("a", "b"):
+            images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]], False))
+            atlases[domain] = registration.build_atlas(images, parallel, seed)
+        between = registration.register_affine(atlases["a"].image, atlases["b"].image, seed)
+        out.mkdir()
         shards: dict[str, dict] = {}
-        for (domain, _), (serialized, information) in zip(
-            everything, _run([task for _, task in everything], workers), strict=True
-        ):
-            results[domain].append((serialized, information))
-        for domain, items in results.items():
-            count = -(-len(items) // SHARD_PAIRS)
-            for number in range(count):
-                part = items[number * SHARD_PAIRS : (number + 1) * SHARD_PAIRS]
-                path = temporary / f"{domain}-{number:05d}-of-{count:05d}.tfrecord"
-                records.write_serialized(path, [serialized for serialized, _ in part])
+        for domain, other in OTHER.items():
+            ways = {d: list(zip(entries[d], atlases[d].maps, strict=True)) for d in OTHER}
+            tasks = [
+                Task(fixed, [ways[other][i] for i in chosen], between, domain)
+                for fixed, chosen in zip(ways[domain], partners[domain], strict=True)
+            ]
+            parts = [tasks[i : i + SHARD_VOLUMES] for i in range(0, len(tasks), SHARD_VOLUMES)]
+            for number, part in enumerate(parts):
+                path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
+                # written as they come: pairs of large volumes are not held in memory
+                results = parallel(_warp, [(task,) for task in part])
+                records.write_serialized(path, (serialized for result in results for serialized in result))
                 shards[f"pairs/{path.name}"] = {
-                    "records": len(part),
+                    "records": len(part) * per_volume,
                     "bytes": path.stat().st_size,
                     "sha256": sha256(path),
                 }
@@ -85,147 +108,90 @@ def pair(folder: str | Path, per_volume: int = 1, workers: int = 2, seed: int = 
             "shards": shards,
             "seed": seed,
             "per_volume": per_volume,
-            "mutual_information": {d: [round(m, 4) for _, m in items] for d, items in results.items()},
+            "mutual_information": {
+                **{d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER},
+                "between": round(between.information, 4),
+            },
         }
-        write_json(temporary / "pairs.json", facts)
+        write_json(out / "pairs.json", facts)
     return facts
 
 
-def _plan(entries: dict, per_volume: int, seed: int) -> dict[str, list[Task]]:
-    """Choose partners: every volume of the other domain is used about equally often."""
-    subjects = {
-        domain: [records.decode(records.read_at(*entry)).subject for entry in entries[domain]] for domain in entries
-    }
+def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict[str, list[list[int]]]:
+    """For each volume the numbers of its partners: every volume of the other domain is used about equally often."""
+    subjects = {d: [records.decode(records.read_at(*entry)).subject for entry in entries[d]] for d in entries}
     rng = np.random.default_rng([seed, 1])
-    tasks: dict[str, list[Task]] = {}
+    chosen: dict[str, list[list[int]]] = {}
     for domain, other in OTHER.items():
-        tasks[domain] = []
+        chosen[domain] = []
         used = np.zeros(len(entries[other]))
-        for fixed, subject in zip(entries[domain], subjects[domain], strict=True):
+        for subject in subjects[domain]:
             allowed = [i for i, s in enumerate(subjects[other]) if s != subject]
             if len(allowed) < per_volume:
                 raise InputError(
                     f"A volume of domain {domain} has {len(allowed)} volumes of other subjects in domain {other} to be "
                     f"paired with; --per-volume {per_volume} needs as many."
                 )
-            order = sorted(allowed, key=lambda i: (used[i], rng.random()))
-            for i in order[:per_volume]:
-                used[i] += 1
-                tasks[domain].append(Task(fixed, entries[other][i], int(rng.integers(2**31))))
-    return tasks
+            order = sorted(allowed, key=lambda i: (used[i], rng.random()))[:per_volume]
+            used[order] += 1
+            chosen[domain].append(order)
+    return chosen
 
 
-def _run(tasks: list[Task], workers: int):
+@contextlib.contextmanager
+def _pool(workers: int, bar) -> Iterator[Callable]:
+    """A function that maps another over tuples of arguments in `workers` processes, in order, and moves the bar."""
+
+    def counted(results, moves):
+        for result in results:
+            bar.update(moves)
+            yield result
+
     if workers == 1:
-        yield from progress(map(register_records, tasks), total=len(tasks), unit="pair")
+        yield lambda function, arguments, moves=True: counted((function(*a) for a in arguments), moves)
         return
     # spawn: a forked child would inherit the state of TensorFlow's threads
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:
-        yield from progress(pool.imap(register_records, tasks), total=len(tasks), unit="pair")
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield lambda function, arguments, moves=True: counted(
+            pool.imap(_call, [(function, a) for a in arguments]), moves
+        )
 
 
-def register_records(task: Task) -> tuple[bytes, float]:
-    """Carry out one task; returns the serialised pair and the mutual information (nats) that was reached."""
-    fixed = records.decode(records.read_at(*task.fixed))
-    moving = records.decode(records.read_at(*task.moving))
-    warped, information = register(fixed.voxels, moving.voxels, _spacing(fixed), _spacing(moving), task.seed)
-    result = dataclasses.replace(fixed, partner=warped, partner_subject=moving.subject)
-    return records.encode(result), information
+def _call(job: tuple[Callable, tuple]):
+    function, arguments = job
+    return function(*arguments)
 
 
-def register(
-    fixed: np.ndarray,
-    moving: np.ndarray,
-    fixed_spacing_mm: tuple[float, float, float],
-    moving_spacing_mm: tuple[float, float, float],
-    seed: int = 0,
-) -> tuple[np.ndarray, float]:
-    """Bring `moving` onto the grid of `fixed` by mutual information.
+def _coarse_image(entry: Entry):
+    from data_prep import registration
 
-    Left and right knees are mirror images: the mirrored volume is tried as well, and the better one is kept.
-
-    Args:
-        fixed, moving: float32 (depth, height, width) on [-1, 1], in the same orientation.
-        fixed_spacing_mm, moving_spacing_mm: (depth, height, width).
-        seed: of the voxel sampling.
-
-    Returns:
-        The warped volume, float32 on the grid of `fixed`, and the mutual information in nats.
-    """
-    import SimpleITK as sitk  # noqa: N813 - its own habit
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the sum over threads would not be reproducible
-    fixed_image = _image(sitk, fixed, fixed_spacing_mm)
-    coarse_fixed = _coarse(sitk, fixed_image)
-    best = None
-    for array in (moving, moving[::-1]):
-        image = _image(sitk, array, moving_spacing_mm)
-        coarse = _coarse(sitk, image)
-        transform, value = _affine(sitk, coarse_fixed, coarse, seed)
-        if best is None or value < best[3]:
-            best = (image, coarse, transform, value)
-    image, coarse, affine, _ = best
-    transform, value = _spline(sitk, coarse_fixed, coarse, affine, seed)
-    warped = sitk.Resample(image, fixed_image, transform, sitk.sitkLinear, -1.0)
-    return sitk.GetArrayFromImage(warped), -value
+    record = records.decode(records.read_at(*entry))
+    return registration.coarse(registration.image_of(record.voxels, spacing_of(record.affine)))
 
 
-def _affine(sitk, fixed, moving, seed):
-    method = _method(sitk, seed, 0.3)
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.GEOMETRY
-    )
-    method.SetInitialTransform(start, inPlace=True)
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([1, 0])
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.Execute(fixed, moving)
-    return start, method.GetMetricValue()
+def _warp(task: Task) -> Sequence[bytes]:
+    """The serialised pairs of one task."""
+    from data_prep import registration
 
-
-def _spline(sitk, fixed, moving, affine, seed):
-    method = _method(sitk, seed, 0.5)
-    spline = sitk.BSplineTransformInitializer(fixed, GRID[::-1], order=3)
-    method.SetMovingInitialTransform(affine)
-    method.SetInitialTransform(spline, inPlace=True)
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([1, 0])
-    method.SetOptimizerAsLBFGS2(numberOfIterations=25, solutionAccuracy=1e-4)
-    method.Execute(fixed, moving)
-    return sitk.CompositeTransform([affine, spline]), method.GetMetricValue()
-
-
-def _method(sitk, seed: int, fraction: float):
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(fraction, seed % 2**31 or 1)
-    method.SetInterpolator(sitk.sitkLinear)
-    return method
-
-
-def _image(sitk, array: np.ndarray, spacing_mm):
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.float32))
-    image.SetSpacing([float(s) for s in spacing_mm[::-1]])
-    return image
-
-
-def _coarse(sitk, image):
-    spacing = np.asarray(image.GetSpacing())
-    factor = np.maximum(1, np.floor(COARSE_MM / spacing)).astype(int)
-    return sitk.BinShrink(image, [int(f) for f in factor]) if (factor > 1).any() else image
-
-
-def _spacing(record: records.Record) -> tuple[float, float, float]:
-    return spacing_of(record.affine)
+    entry, to_fixed = task.fixed
+    fixed = records.decode(records.read_at(*entry))
+    grid = registration.image_of(fixed.voxels, spacing_of(fixed.affine))
+    between = task.between.forward() if task.domain == "a" else task.between.backward()
+    to_other_atlas = [*between, *to_fixed.backward()]
+    pairs = []
+    for entry, to_moving in task.moving:
+        moving = records.decode(records.read_at(*entry))
+        image = registration.image_of(moving.voxels, spacing_of(moving.affine))
+        partner = registration.resample(image, grid, [*to_moving.forward(), *to_other_atlas])
+        pairs.append(records.encode(dataclasses.replace(fixed, partner=partner, partner_subject=moving.subject)))
+    return pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", metavar="RECORDS", help="folder made by `data_prep build`")
-    parser.add_argument("--per-volume", type=int, default=1, help="partners for each training volume")
+    parser.add_argument("--per-volume", type=int, default=PER_VOLUME, help="partners for each training volume")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")
 
 
 def run(arguments: argparse.Namespace) -> None:
