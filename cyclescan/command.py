@@ -24,9 +24,7 @@ def run(
     `action` returns None or 0 when all is done and 1 when some items of a batch failed. An `InputError` becomes
     one sentence on stderr and exit code 2; any other exception is a defect and is not caught.
     """
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
     add_arguments(parser)
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -40,6 +38,13 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("stopped by the keyboard\n")
         return 130
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
 
 
 def progress(iterable=None, **options):

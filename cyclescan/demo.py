@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 SHAPE = (32, 64, 64)
 TEST_SUBJECTS = 6
 VAL_SUBJECTS = 2
-METRICS = ("psnr", "ssim", "mae")
 
 
 def demo(
@@ -73,8 +72,8 @@ def demo(
     log.info("2/6 records: %d training scans of each contrast, no subject in both", subjects // 2)
     records = out / "records"
     build(
-        a=f"ciss={out / 'scans' / 'ciss'}",
-        b=f"dess={out / 'scans' / 'dess'}",
+        a=("ciss", out / "scans" / "ciss"),
+        b=("dess", out / "scans" / "dess"),
         out=records,
         split=(subjects, VAL_SUBJECTS, TEST_SUBJECTS),
         disjoint=True,
@@ -84,7 +83,7 @@ def demo(
     clock.lap("build")
 
     log.info("3/6 pseudo-pairs: volumes of different subjects registered onto each other")
-    pairing.pair(records, per_volume=PAIRS_PER_VOLUME, workers=workers, seed=seed)
+    pairing.pair(records, per_volume=min(pairing.PER_VOLUME, subjects // 2), workers=workers, seed=seed)
     clock.lap("pair")
 
     log.info("4/6 training: warm-up on the pseudo-pairs, then the adversarial phase")
@@ -93,16 +92,18 @@ def demo(
 
     log.info("5/6 translating and measuring %d test subjects that training never saw", TEST_SUBJECTS)
     translators = {d: Translator.load(run.path, d) for d in ("a2b", "b2a")}
-    metrics, _, _ = evaluate_on_records(translators, records)
+    evaluated = evaluate_on_records(translators, records)
+    metrics = evaluated[0]
     example = sorted((out / "scans" / "ciss").glob("*.nii.gz"))[0]
     translate.translate_file(translators["a2b"], example, out / "translated" / f"{example.name[:-7]}_dess.nii.gz")
     clock.lap("translate")
 
     log.info("6/6 report and SavedModels")
-    page = report.write(run.path, records, out / "report.html")
+    page = report.write(run.path, records, out / "report.html", evaluated=evaluated)
     export.export(run.path, out / "saved_models")
     clock.lap("report and export")
 
+    metrics = {direction: metrics[direction] for direction in translators}
     metrics["seconds"] = {
         "prepare": clock.sum("phantom", "build", "pair"),
         "train": clock.sum("train"),
@@ -114,9 +115,6 @@ def demo(
     write_json(out / "metrics.json", metrics)
     sys.stdout.write(_summary(metrics, clock, out, page))
     return metrics
-
-
-PAIRS_PER_VOLUME = 2
 
 
 class _Clock:

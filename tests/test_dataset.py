@@ -5,7 +5,7 @@ import pytest
 
 from cyclescan import dataset, records
 from cyclescan.errors import InputError
-from tests.conftest import scan
+from tests.conftest import record, scan
 
 
 def take(folder, count, split="train", shape=(8, 16, 16), **options):
@@ -56,7 +56,19 @@ def test_pairs_are_cropped_and_mirrored_together(tiny_records):
     for item in take(tiny_records, 8, "pairs", (4, 8, 8), paired=True, augment=True):
         # the fixture's partner is a known function of the source, voxel by voxel
         np.testing.assert_allclose(item["partner_a"], 1 - 2 * np.abs(item["real_a"]), atol=1e-3)
-        assert item["weight_b"].tolist() == [1.0]
+        assert (item["weight_b"] == 1.0).all() and item["weight_b"].shape == item["real_b"].shape
+
+
+def test_unknown_voxels_of_a_partner_have_no_weight(tmp_path):
+    pair = record(1, "a", partner=True)
+    pair.partner[2:4, :, 5] = np.nan
+    records.write_shard(tmp_path / "pairs" / "a-00000-of-00001.tfrecord", [pair])
+    records.write_shard(tmp_path / "pairs" / "b-00000-of-00001.tfrecord", [record(1, "b", partner=True)])
+    (item,) = take(tmp_path, 1, "pairs", (8, 16, 16), paired=True)
+    known = np.isfinite(pair.partner)[None, ..., None]
+    np.testing.assert_array_equal(item["weight_a"], known)
+    np.testing.assert_allclose(item["partner_a"], np.where(known, pair.partner[None, ..., None], -1), atol=1e-4)
+    assert item["weight_b"].min() == 1.0
 
 
 def test_small_volumes_are_padded_with_air(tiny_records):

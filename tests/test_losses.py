@@ -13,8 +13,9 @@ def test_difference_by_hand():
     a, b = np.zeros((2, 1, 1, 2, 1), "f4"), np.array([1, 3, 2, 2], "f4").reshape(2, 1, 1, 2, 1)
     assert float(losses.difference(a, b, "l1")) == 2.0
     assert float(losses.difference(a, b, "l2")) == pytest.approx(4.5)
-    # (mean 2 x weight 0.5 + mean 2 x weight 1) / 2
-    assert float(losses.difference(a, b, "l1", np.array([0.5, 1.0], "f4"))) == pytest.approx(1.5)
+    # (1 x 0.5 + 3 x 0 + 2 x 1 + 2 x 1) / 4: the unknown voxel counts as one without a difference
+    weight = np.array([0.5, 0, 1, 1], "f4").reshape(a.shape)
+    assert float(losses.difference(a, b, "l1", weight)) == pytest.approx(1.125)
 
 
 def test_adversarial_values():

@@ -36,12 +36,14 @@ def test_a_pair_keeps_both_volumes():
 
 def test_the_graph_and_numpy_read_the_same_voxels():
     pair = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
+    pair.partner[0, 1, :] = np.nan  # beyond the partner's field of view
     serialized = records.encode(pair)
     back = records.decode(serialized)
     np.testing.assert_array_equal(records.parse_voxels(serialized)[..., 0], back.voxels)
     voxels, partner, weight = records.parse_pair(serialized)
     np.testing.assert_array_equal(voxels[..., 0], back.voxels)
     np.testing.assert_array_equal(partner[..., 0], back.partner)
+    np.testing.assert_array_equal(np.isnan(back.partner), np.isnan(pair.partner))
     assert float(weight) == 0.25
 
 

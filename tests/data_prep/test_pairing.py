@@ -1,0 +1,119 @@
+"""`data_prep pair`: what is written, and that it is better than what it began with."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from cyclescan import records
+from cyclescan.errors import InputError
+from cyclescan.files import read_json, sha256, write_json
+from data_prep import __main__ as data_prep
+from data_prep import pairing
+from data_prep.phantom import make_subject
+from tests.conftest import write_records
+
+SHAPE = (16, 32, 32)
+KNEES = 6  # for each domain
+
+
+@pytest.fixture(scope="module")
+def knees(tmp_path_factory):
+    """A data set of CISS and DESS of different knees, its truth {(domain, subject): the other contrast}, and pairs."""
+    folder, truth, shards = tmp_path_factory.mktemp("knees"), {}, {}
+    (folder / "train").mkdir()
+    for domain, name, other in (("a", "ciss", "dess"), ("b", "dess", "ciss")):
+        items = []
+        for number in range(KNEES):
+            index = number + (KNEES if domain == "b" else 0)
+            knee = make_subject(seed=3, shape=SHAPE, index=index)
+            volumes = {n: _scaled(getattr(knee, n)) for n in (name, other)}
+            truth[domain, f"s{index}"] = volumes[other]
+            items.append(records.Record(volumes[name], knee.affine, domain, name, f"s{index}", []))
+        path = folder / "train" / f"{domain}-00000-of-00001.tfrecord"
+        records.write_shard(path, items)
+        shards[f"train/{path.name}"] = {"records": KNEES, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_json(folder / "dataset.json", {"schema_version": records.SCHEMA_VERSION, "shards": shards})
+    facts = pairing.pair(folder, per_volume=2, workers=1, seed=0)
+    return folder, truth, facts
+
+
+def _scaled(array):
+    low, high = np.percentile(array, (0.5, 99.5))
+    return np.clip(2 * (array - low) / (high - low) - 1, -1, 1).astype(np.float32)
+
+
+def read(folder, split, domain):
+    return [r for path in records.shards(folder / split, domain) for r in records.read_shard(path)]
+
+
+def test_every_volume_gets_its_partners_from_other_subjects(knees):
+    folder, _, facts = knees
+    for domain, other in (("a", "b"), ("b", "a")):
+        scans = {r.subject: r for r in read(folder, "train", domain)}
+        pairs = read(folder, "pairs", domain)
+        assert [r.subject for r in pairs] == [s for s in scans for _ in range(2)]
+        for pair in pairs:
+            np.testing.assert_array_equal(pair.voxels, scans[pair.subject].voxels)
+            assert pair.partner.shape == SHAPE
+        used = [r.partner_subject for r in pairs]
+        assert set(used) == {r.subject for r in read(folder, "train", other)}
+        assert {used.count(s) for s in used} == {2}
+    assert {name: entry["records"] for name, entry in facts["shards"].items()} == {
+        "pairs/a-00000-of-00001.tfrecord": 12,
+        "pairs/b-00000-of-00001.tfrecord": 12,
+    }
+
+
+def test_partners_come_closer_to_the_truth(knees):
+    folder, truth, _ = knees
+    for domain, other in (("a", "b"), ("b", "a")):
+        scans = {r.subject: r.voxels for r in read(folder, "train", other)}
+        before, after = [], []
+        for pair in read(folder, "pairs", domain):
+            true, known = truth[domain, pair.subject], np.isfinite(pair.partner)
+            assert known.mean() > 0.6
+            before.append(np.mean((scans[pair.partner_subject] - true)[known] ** 2))
+            after.append(np.mean((pair.partner - true)[known] ** 2))
+        assert np.mean(after) < 0.75 * np.mean(before)
+
+
+def test_facts_hold_checksums_and_information(knees):
+    folder, _, facts = knees
+    assert read_json(folder / "pairs" / "pairs.json") == facts
+    for name, entry in facts["shards"].items():
+        assert sha256(folder / name) == entry["sha256"]
+    information = facts["mutual_information"]
+    assert len(information["a"]) == len(information["b"]) == KNEES
+    # the atlases are free of noise: they tell more of each other than two scans of one contrast do
+    assert information["between"] > 0.5
+
+
+def test_bytes_depend_on_the_seed_and_not_on_the_workers(knees, tmp_path):
+    folder, _, facts = knees
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert pairing.pair(copy, per_volume=2, workers=2, seed=0)["shards"] == facts["shards"]
+    assert pairing.pair(copy, per_volume=2, workers=1, seed=1)["shards"] != facts["shards"]
+
+
+def test_command(tmp_path, capsys):
+    folder = write_records(tmp_path / "records")
+    shutil.rmtree(folder / "pairs")
+    assert data_prep.main(["pair", str(folder), "--per-volume", "1", "--workers", "1"]) == 0
+    assert len(read(folder, "pairs", "a")) == 4
+    assert data_prep.main(["verify", str(folder)]) == 0
+    assert data_prep.main(["pair", str(folder), "--per-volume", "9"]) == 2
+    assert "--per-volume 9 needs as many" in capsys.readouterr().err
+    assert len(read(folder, "pairs", "a")) == 4  # nothing written is lost
+
+
+@pytest.mark.parametrize(("per_volume", "workers"), [(0, 1), (1, 0)])
+def test_numbers_out_of_range(knees, per_volume, workers):
+    with pytest.raises(InputError, match="both must be at least 1"):
+        pairing.pair(knees[0], per_volume=per_volume, workers=workers)
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        pairing.pair(tmp_path)
