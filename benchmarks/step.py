@@ -81,9 +81,7 @@ def pipeline(config) -> float:
             items = []
             for i in range(8):
                 voxels = np.tanh(rng.normal(size=config.patch_shape)).astype(np.float32)
-                items.append(
-                    records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], voxels if paired else None)
-                )
+                items.append(records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], voxels if paired else None))
             (Path(folder) / "train").mkdir(exist_ok=True)
             records.write_shard(Path(folder) / "train" / f"{domain}-00000-of-00001.tfrecord", items)
         streams = {domain: dataset.open_stream(folder, "train", domain) for domain in ("a", "b")}

@@ -85,9 +85,7 @@ def test_coarse_keeps_coarse_images_and_the_place_of_fine_ones():
     fine = registration.image_of(array, (1.0, 0.7, 0.7))
     smaller = registration.coarse(fine)
     assert smaller.GetSize() == (8, 8, 8)
-    centres = [
-        i.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in i.GetSize()]) for i in (fine, smaller)
-    ]
+    centres = [i.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in i.GetSize()]) for i in (fine, smaller)]
     np.testing.assert_allclose(centres[0], centres[1], atol=1e-9)
 
 
@@ -107,7 +105,8 @@ def deformed():
         field = [ndimage.gaussian_filter(rng.normal(size=SHAPE), 5) for _ in range(3)]
         field = [2.0 * f / np.abs(f).max() for f in field]
         grid = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
-        images.append(image(ndimage.map_coordinates(original, [g + f for g, f in zip(grid, field, strict=True)], order=1, mode="nearest")))  # fmt: skip
+        where = [g + f for g, f in zip(grid, field, strict=True)]
+        images.append(image(ndimage.map_coordinates(original, where, order=1, mode="nearest")))
     return images, registration.build_atlas(images, serial)
 
 

@@ -19,7 +19,9 @@ def batch(paired=False, size=1):
     rng = np.random.default_rng(0)
     keys = ["real_a", "real_b"] + (["partner_a", "partner_b"] if paired else [])
     values = {k: tf.constant(np.tanh(rng.normal(size=(size, 8, 16, 16, 1))), tf.float32) for k in keys}
-    return values | ({"weight_a": tf.ones_like(values["real_a"]), "weight_b": tf.ones_like(values["real_b"]) * 0.5} if paired else {})
+    if paired:
+        values |= {"weight_a": tf.ones_like(values["real_a"]), "weight_b": tf.ones_like(values["real_b"]) * 0.5}
+    return values
 
 
 def weights(model):

@@ -1,0 +1,129 @@
+"""The real commands, in processes of their own, on files: the way of a volume from a scan to a served model."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from tests.conftest import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+SHAPE = ("8", "16", "16")
+
+
+def call(*arguments, module="cyclescan", expected=0):
+    """Run `python -m MODULE...` from a folder that is not the repository's."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == expected, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """Scans, records with pairs, a run that was stopped and resumed, and its export."""
+    folder = tmp_path_factory.mktemp("house")
+    scans, data, run = folder / "scans", folder / "records", folder / "run"
+    call("data_prep", "phantom", "--out", scans, "--subjects", "8", "--shape", *SHAPE, "--seed", "1", "--workers", "1")
+    call(
+        "data_prep", "build", "--a", f"ciss={scans / 'ciss'}", "--b", f"dess={scans / 'dess'}", "--out", data,
+        "--split", "4", "2", "2", "--disjoint", "--seed", "1", "--workers", "1", "--key-file", folder / "key",
+    )  # fmt: skip
+    call("data_prep", "pair", data, "--per-volume", "2", "--workers", "1")
+    call("data_prep", "verify", data)
+    settings = ["--set", *SETTINGS]
+    training = ["cyclescan.train", "--data", data, "--run", run, *settings, "steps=6", "--checkpoint-every", "3"]
+    call(*training, "--minutes", "0.0001")
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    call("cyclescan.train", "--data", data, "--run", run, "--resume")
+    call("cyclescan.export", "--run", run, "--out", folder / "models")
+    return folder
+
+
+def test_training_left_what_the_contract_names(house):
+    run = house / "run"
+    assert json.loads((run / "config.json").read_text())["preset"] == "knee"
+    assert (run / "checkpoints" / "step-00000006" / "checkpoint.json").exists()
+    assert list((run / "tensorboard").iterdir())
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    assert int(rows[-1]["step"]) == 6
+    assert float(rows[-1]["pair_a2b"]) > 0
+
+
+def test_translated_scans_lie_on_the_grid_of_their_scans_and_are_the_same_from_the_export(house):
+    scan = house / "scans" / "ciss" / "sub-0001.nii.gz"
+    for model, name in (("run", "run.nii.gz"), ("models", "models.nii.gz")):
+        call("cyclescan.translate", "--model", house / model, "--direction", "a2b", scan, house / "translated" / name)
+    source, ours, served = (
+        nibabel.load(p) for p in (scan, house / "translated/run.nii.gz", house / "translated/models.nii.gz")
+    )
+    np.testing.assert_array_equal(ours.affine, source.affine)
+    assert ours.shape == source.shape
+    assert b"synthetic" in ours.header["descrip"].tobytes()
+    a, b = ours.get_fdata(), served.get_fdata()
+    assert np.abs(a - b).max() <= 1e-4 * np.ptp(a)
+    assert json.loads((house / "translated/run.json").read_text())["direction"] == "a2b"
+
+
+def test_a_folder_is_translated_and_evaluated(house):
+    call("cyclescan.translate", "--model", house / "run", "--direction", "a2b", house / "scans/ciss", house / "dess")
+    call(
+        "cyclescan.evaluate", "--predicted", house / "dess", "--reference", house / "scans/dess",
+        "--source", house / "scans/ciss", "--out", house / "evaluation",
+    )  # fmt: skip
+    metrics = json.loads((house / "evaluation" / "metrics.json").read_text())
+    assert len(metrics["volumes"]) == 8
+    assert metrics["mean"]["mae"] > 0
+    assert -1 <= metrics["mean"]["ssim"] <= 1
+    assert (house / "evaluation" / "metrics.csv").exists()
+
+
+def test_a_bad_scan_does_not_stop_the_others(house):
+    mixed = house / "mixed"
+    mixed.mkdir()
+    good = house / "scans" / "ciss" / "sub-0001.nii.gz"
+    (mixed / "good.nii.gz").write_bytes(good.read_bytes())
+    (mixed / "bad.nii.gz").write_bytes(good.read_bytes()[:2000])
+    done = call("cyclescan.translate", "--model", house / "run", "--direction", "a2b", mixed, house / "out", expected=1)
+    assert "bad.nii.gz" in done.stderr
+    assert (house / "out" / "good.nii.gz").exists()
+
+
+def test_report_of_the_run(house):
+    call("cyclescan.report", "--run", house / "run", "--data", house / "records", "--out", house / "report.html")
+    page = (house / "report.html").read_text()
+    assert "data:image/png;base64" in page
+    assert "histogram matching" in page
+
+
+def test_one_name_for_all_commands(house):
+    done = call("cyclescan", "report", "--run", house / "nothing", expected=2)
+    assert "nothing is not a training run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "usage: cyclescan COMMAND" in call("cyclescan", "--help").stdout
+    assert call("cyclescan", "data-prep", "verify", house / "records").returncode == 0
+
+
+def test_demo(tmp_path):
+    out = tmp_path / "demo"
+    done = call(
+        "cyclescan.demo", "--out", out, "--subjects", "4", "--shape", *SHAPE, "--workers", "1",
+        "--set", *SETTINGS, "steps=4",
+    )  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    for direction in ("a2b", "b2a"):
+        for method in ("translated", "identity", "histogram_matching"):
+            assert {"psnr", "ssim", "mae"} <= metrics[direction][method].keys()
+    assert {"prepare", "train", "translate"} <= metrics["seconds"].keys()
+    for name in ("report.html", "run/config.json", "saved_models/a2b/1/saved_model.pb", "saved_models/card.json"):
+        assert (out / name).exists()
+    assert "CISS to DESS" in done.stdout
+    assert "histogram matching" in done.stdout
+    assert "holds a demo already" in call("cyclescan.demo", "--out", out, expected=2).stderr
