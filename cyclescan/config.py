@@ -27,7 +27,7 @@ class Config:
     # data
     patch_shape: tuple[int, int, int] = (32, 64, 64)
     batch_size: int = 1
-    augment: bool = True  # random left-right mirror, small shifts of brightness and contrast
+    augment: bool = True  # random left-right mirror, and patches that reach a little beyond the border
     # generator: `levels` halvings; `filters` after the first, doubled at each one up to `max_filters`
     generator_levels: int = 4
     generator_filters: int = 32
