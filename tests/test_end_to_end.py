@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 SHAPE = ("8", "16", "16")
 
 
-def call(*arguments, module="cyclescan", expected=0):
+def call(*arguments, expected=0, timeout=300):
     """Run `python -m MODULE...` from a folder that is not the repository's."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     assert done.returncode == expected, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -127,3 +127,16 @@ def test_demo(tmp_path):
     assert "CISS to DESS" in done.stdout
     assert "histogram matching" in done.stdout
     assert "holds a demo already" in call("cyclescan.demo", "--out", out, expected=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_beats_both_baselines(tmp_path, seed):
+    """About ten minutes each on two cores; benchmarks/demo_bound.py adds the distance to training with true pairs."""
+    call("cyclescan.demo", "--out", tmp_path / "demo", "--seed", seed, timeout=1800)
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    for direction in ("a2b", "b2a"):
+        for measure in ("psnr", "ssim"):
+            ours = metrics[direction]["translated"][measure]
+            assert ours > metrics[direction]["identity"][measure]
+            assert ours > metrics[direction]["histogram_matching"][measure]
