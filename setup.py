@@ -27,6 +27,8 @@ setup(
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
         "apache-beam>=2.70",
+        # Beam imports it wherever a pipeline is built inside a notebook, and Beam 2.77 cannot with pandas 3
+        "pandas>=2,<3",
         "google-crc32c>=1.5",
         "tensorboard>=2.19",
         "jinja2>=3.1",

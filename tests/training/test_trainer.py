@@ -133,8 +133,8 @@ def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
     code, text = command(capsys, *common, *settings, "--steps", 2)
     assert code == 2 and "--resume" in text
     assert command(capsys, *common, "--resume")[0] == 0
-    code, text = command(capsys, *common, "--resume", "--set", "lambda_cycle=1")
-    assert code == 2 and "lambda_cycle = 10.0, not 1.0" in text
+    code, text = command(capsys, *common, "--resume", "--set", "lambda_cycle=3")
+    assert code == 2 and "lambda_cycle = 1.0, not 3.0" in text
     code, text = command(capsys, *common, "--resume", "--seed", 3)
     assert code == 2 and "--seed 0, not 3" in text
 
