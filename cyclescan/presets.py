@@ -7,8 +7,8 @@ import dataclasses
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 
-# The pair term stays on while the adversarial phase adds texture: a cycle term as heavy as in CycleGAN makes the
-# generators hide in one contrast what the other needs (CONTRIBUTING.md has the figures).
+# The pair term stays on in the adversarial phase, and a cycle term as heavy as in CycleGAN makes the generators hide in
+# one contrast what the other needs (CONTRIBUTING.md has the figures).
 KNEE = Config(
     patch_shape=(32, 128, 128),
     lambda_pair=10.0,
@@ -21,12 +21,13 @@ KNEE = Config(
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "knee": (
-        "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then refined adversarially. "
-        "Needs `data_prep pair`.",
+        "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then trained adversarially with "
+        "the pairs at hand. Needs `data_prep pair`. Not measured at this size.",
         KNEE,
     ),
     "demo": (
-        "`knee` at the size of the digital knee's demo: minutes on two CPU cores.",
+        "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 7 minutes of training on two cores of "
+        "221 GFLOP/s; about 17.1 dB and SSIM 0.36 (CISS to DESS), 17.2 dB and 0.44 (back).",
         dataclasses.replace(KNEE, steps=700, patch_shape=(32, 64, 64)),
     ),
     "cyclescan": (
