@@ -21,13 +21,13 @@ KNEE = Config(
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "knee": (
-        "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then trained adversarially with "
-        "the pairs at hand. Needs `data_prep pair`. Not measured at this size.",
+        "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then trained adversarially "
+        "with the pairs at hand. Needs `data_prep pair`. Not measured at this size.",
         KNEE,
     ),
     "demo": (
-        "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 7 minutes of training on two cores of "
-        "221 GFLOP/s; about 17.1 dB and SSIM 0.36 (CISS to DESS), 17.2 dB and 0.44 (back).",
+        "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 7 minutes of training on two "
+        "cores of 221 GFLOP/s; about 17.1 dB and SSIM 0.36 (CISS to DESS), 17.2 dB and 0.44 (back).",
         dataclasses.replace(KNEE, steps=700, patch_shape=(32, 64, 64)),
     ),
     "cyclescan": (
