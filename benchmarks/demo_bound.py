@@ -20,9 +20,8 @@ from cyclescan.evaluation.paired import evaluate_on_records
 from cyclescan.files import read_json
 from cyclescan.inference.translator import Translator
 from cyclescan.training import checkpoints, trainer
+from cyclescan.training.checkpoints import DIRECTIONS
 from data_prep.build import build
-
-DIRECTIONS = ("a2b", "b2a")
 
 
 def main() -> None:
@@ -50,11 +49,10 @@ def main() -> None:
 
 def _with_true_pairs(demo: Path, folder: Path, seed: int) -> Path:
     """A copy of the demo's records whose pairs are the two contrasts of one subject."""
-    names = {d: read_json(demo / "records" / "dataset.json")["domains"][d]["name"] for d in ("a", "b")}
+    info = records.read_info(demo / "records")
     both = folder / "both"
-    info = read_json(demo / "records" / "dataset.json")
     counts = [len({s for d in "ab" for s in info["splits"][split][d]}) for split in ("train", "val", "test")]
-    scans = {d: (name, demo / "scans" / name) for d, name in names.items()}
+    scans = {d: (about["name"], demo / "scans" / about["name"]) for d, about in info["domains"].items()}
     build(scans["a"], scans["b"], both, split=counts, seed=seed)
     copy = folder / "records"
     shutil.copytree(demo / "records", copy, ignore=shutil.ignore_patterns("pairs"))

@@ -50,7 +50,7 @@ def demo(
     from cyclescan import export, report, translate
     from cyclescan.evaluation.paired import evaluate_on_records
     from cyclescan.inference.translator import Translator
-    from cyclescan.training import trainer
+    from cyclescan.training import checkpoints, trainer
     from data_prep import pairing
     from data_prep.build import build
     from data_prep.phantom import write_cohort
@@ -91,7 +91,7 @@ def demo(
     clock.lap("train")
 
     log.info("5/6 translating and measuring %d test subjects that training never saw", TEST_SUBJECTS)
-    translators = {d: Translator.load(run.path, d) for d in ("a2b", "b2a")}
+    translators = {d: Translator.load(run.path, d) for d in checkpoints.DIRECTIONS}
     evaluated = evaluate_on_records(translators, records)
     metrics = evaluated[0]
     example = sorted((out / "scans" / "ciss").glob("*.nii.gz"))[0]

@@ -130,7 +130,6 @@ def parse_pair(serialized):
     import tensorflow as tf
 
     voxels, partner = _parse(serialized, ("voxels", "partner"))
-    partner = tf.where(partner < -1.0, float("nan"), partner)
     weight = tf.io.parse_single_example(serialized, {"weight": tf.io.FixedLenFeature([], tf.float32)})["weight"]
     return voxels, partner, weight
 
@@ -142,7 +141,12 @@ def _parse(serialized, keys):
     schema["shape"] = tf.io.FixedLenFeature([3], tf.int64)
     features = tf.io.parse_single_example(serialized, schema)
     shape = tf.concat([features["shape"], [1]], 0)
-    return [tf.reshape(tf.cast(tf.io.decode_raw(features[k], tf.int16), tf.float32) / UNIT, shape) for k in keys]
+
+    def unpack(packed):
+        integers = tf.reshape(tf.io.decode_raw(packed, tf.int16), shape)
+        return tf.where(integers == UNKNOWN, float("nan"), tf.cast(integers, tf.float32) / UNIT)
+
+    return [unpack(features[key]) for key in keys]
 
 
 def write_shard(path: str | os.PathLike, records: Iterable[Record]) -> None:

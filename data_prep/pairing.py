@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -77,18 +78,18 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
     partners = _choose(entries, per_volume, seed)
-    count = {domain: len(entries[domain]) for domain in entries}
-    work = (2 + 2 * registration.ROUNDS) * sum(count.values())
+    # each volume is read, aligned, in each round deformed and settled, and at last warped
+    work = (3 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
     with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(folder / "pairs") as out:
         atlases = {}
         for domain in ("a", "b"):
-            images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]], False))
+            images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]]))
             atlases[domain] = registration.build_atlas(images, parallel, seed)
         between = registration.register_affine(atlases["a"].image, atlases["b"].image, seed)
         out.mkdir()
         shards: dict[str, dict] = {}
+        ways = {d: list(zip(entries[d], atlases[d].maps, strict=True)) for d in OTHER}
         for domain, other in OTHER.items():
-            ways = {d: list(zip(entries[d], atlases[d].maps, strict=True)) for d in OTHER}
             tasks = [
                 Task(fixed, [ways[other][i] for i in chosen], between, domain)
                 for fixed, chosen in zip(ways[domain], partners[domain], strict=True)
@@ -142,19 +143,17 @@ def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict
 def _pool(workers: int, bar) -> Iterator[Callable]:
     """A function that maps another over tuples of arguments in `workers` processes, in order, and moves the bar."""
 
-    def counted(results, moves):
+    def counted(results):
         for result in results:
-            bar.update(moves)
+            bar.update()
             yield result
 
     if workers == 1:
-        yield lambda function, arguments, moves=True: counted((function(*a) for a in arguments), moves)
+        yield lambda function, arguments: counted(itertools.starmap(function, arguments))
         return
     # spawn: a forked child would inherit the state of TensorFlow's threads
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield lambda function, arguments, moves=True: counted(
-            pool.imap(_call, [(function, a) for a in arguments]), moves
-        )
+        yield lambda function, arguments: counted(pool.imap(_call, [(function, a) for a in arguments]))
 
 
 def _call(job: tuple[Callable, tuple]):

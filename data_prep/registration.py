@@ -1,7 +1,6 @@
 """Registration of volumes of one orientation: affine across contrasts, deformable within one contrast, and atlases.
 
-All of it is SimpleITK, in one thread: the order of sums over threads would change the result from run to run. Images
-have their first voxel's centre at the origin and axes (width, height, depth) in mm.
+All of it is SimpleITK. Images have their first voxel's centre at the origin and axes (width, height, depth) in mm.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ import SimpleITK as sitk  # noqa: N813 - its own habit
 from scipy import ndimage
 
 log = logging.getLogger(__name__)
+
+# sums over several threads would change the result from run to run; processes make it fast
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 COARSE_MM = 3.0  # registration works on a grid no finer than this in any axis
 ROUNDS = 2  # deformable registrations to an atlas that becomes sharper in between
@@ -111,7 +113,6 @@ def register_affine(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map
 
 
 def _affine_from(fixed: sitk.Image, moving: sitk.Image, mirrored: bool, seed: int) -> Map:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     transform = sitk.AffineTransform(3)
     centre = np.asarray(_centre(fixed))
     transform.SetCenter(centre.tolist())
@@ -167,7 +168,6 @@ def _deform(atlas: sitk.Image, image: sitk.Image, start: Map) -> sitk.Image:
 
     Vercauteren et al. 2009; the forces come from normalised local contrast.
     """
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     array = sitk.GetArrayFromImage(atlas)
     aligned = resample(image, atlas, [start.forward()[0]])
     aligned = np.where(np.isnan(aligned), array, aligned)  # no force where there is nothing

@@ -17,11 +17,11 @@ from cyclescan.evaluation import histograms
 from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
 from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
 from cyclescan.records import Record
+from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import spacing_of
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS = ("a2b", "b2a")
 METHODS = ("translated", "identity", "histogram_matching")
 LIMITS = (-1.0, 1.0)  # intensities of records and of networks
 DATA_RANGE = 2.0
