@@ -215,7 +215,11 @@ def _write(translator: Translator, path: Path, output: Path, index, array, recor
             "input_sha256": sha256(path),
             "input_volume": index,
             "output": output.name,
-            "settings": {"window": list(translator.window), "overlap": translator.overlap},
+            "settings": {
+                "window": list(translator.window),
+                "overlap": translator.overlap,
+                "mirror": translator.mirror,
+            },
             "spacing_mm": list(volume.spacing_mm),
             "working_spacing_mm": translator.data["spacing_mm"],
             "preprocessing": records,
@@ -239,11 +243,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=None,
         metavar=("D", "H", "W"),
-        help="voxels that the network sees at once, multiples of its stride; default: the patch it was trained on; one "
-        "as large as the volume translates it in one piece",
+        help="voxels that are worked on at once, multiples of the network's stride; decides over memory and speed and "
+        "not over the result, which is that of the whole volume in one piece",
     )
     parser.add_argument(
-        "--overlap", type=float, default=None, help="fraction that windows share, at least 0 and below 1; default: 0.5"
+        "--overlap",
+        type=float,
+        default=None,
+        help="fraction that windows share, at least 0 and below 1; costs time and changes nothing; default: 0",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="average with the translation of the volume mirrored left to right; takes twice as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
     parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
@@ -256,7 +268,12 @@ def run(arguments: argparse.Namespace) -> int | None:
     from cyclescan.inference.translator import Translator  # seconds; only once the input is known to be there
 
     translator = Translator.load(
-        arguments.model, arguments.direction, arguments.weights, arguments.window, arguments.overlap
+        arguments.model,
+        arguments.direction,
+        arguments.weights,
+        arguments.window,
+        arguments.overlap,
+        arguments.mirror,
     )
     for folder in sorted({output.parent for _, output in jobs}):
         make_folder(folder)  # learnt before an hour of translating rather than after

@@ -19,9 +19,9 @@ def convolution_macs(model: keras.Model, shape: Sequence[int]) -> int:
         shape: of one input, (batch, depth, height, width, 1).
 
     A convolution computes every output voxel from one kernel, a transposed one multiplies every input voxel with its
-    whole kernel, and an `UpsampledConv3D` has merged taps on the coarse volume and the whole kernel on the other. Norms,
-    activations and padding are not counted. One training step costs about three times a forward pass: the gradients
-    to inputs and to weights are as large each.
+    whole kernel, and an `UpsampledConv3D` has merged taps on the coarse volume and the whole kernel on the other.
+    Norms, activations and padding are not counted. One training step costs about three times a forward pass: the
+    gradients to inputs and to weights are as large each.
     """
     convolutions = [la for la in model.layers if isinstance(la, (keras.layers.Conv3D, UpsampledConv3D))]
     convolutions += [la for la in model.layers if isinstance(la, keras.layers.Conv3DTranspose)]

@@ -117,4 +117,4 @@ def head(x, kernel, init, upsampling, at_full_resolution):
         return convolution(x, 1, kernel, init, "head", bias=True)
     if upsampling == "transposed":
         return layers.Conv3DTranspose(1, kernel, strides=2, padding="same", kernel_initializer=init(), name="head")(x)
-    return UpsampledConv3D(1, kernel, True, init(), name="head")(x)
+    return UpsampledConv3D(1, kernel, True, init(), name="head")([x])

@@ -83,7 +83,7 @@ def convolve_doubled(coarse, weights):
 class UpsampledConv3D(keras.layers.Layer):
     """`Conv3D(padding="same")` of `Concatenate([UpSampling3D(2)(coarse), skip])`, equal up to rounding and faster.
 
-    Call it on `coarse` (batch, d, h, w, c) alone, or on `[coarse, skip]` with skip (batch, 2d, 2h, 2w, s).
+    Call it on a list: `[coarse]`, (batch, d, h, w, c), or `[coarse, skip]` with skip (batch, 2d, 2h, 2w, s).
 
     Args:
         filters: channels of the result.
@@ -101,9 +101,8 @@ class UpsampledConv3D(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
-        shapes = _listed(input_shape)
-        self.coarse_channels = shapes[0][-1]
-        channels = sum(shape[-1] for shape in shapes)
+        self.coarse_channels = input_shape[0][-1]
+        channels = sum(shape[-1] for shape in input_shape)
         shape = (*self.kernel_size, channels, self.filters)
         self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias") if self.use_bias else None
@@ -113,7 +112,7 @@ class UpsampledConv3D(keras.layers.Layer):
         edge = self.kernel_size[0] - 1
         around = [(edge // 2, edge - edge // 2)] * 3
         pads = [margin, around]
-        padded = [ops.pad(x, [(0, 0), *pad, (0, 0)]) for x, pad in zip(_listed(inputs), pads, strict=False)]
+        padded = [ops.pad(x, [(0, 0), *pad, (0, 0)]) for x, pad in zip(inputs, pads, strict=False)]
         return self.valid(*padded)
 
     def valid(self, coarse, skip=None):
@@ -125,7 +124,7 @@ class UpsampledConv3D(keras.layers.Layer):
         return result if self.bias is None else result + self.bias
 
     def compute_output_shape(self, input_shape):
-        batch, *edges, _ = _listed(input_shape)[0]
+        batch, *edges, _ = input_shape[0]
         return (batch, *(None if edge is None else 2 * edge for edge in edges), self.filters)
 
     def get_config(self):
@@ -135,10 +134,3 @@ class UpsampledConv3D(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-
-def _listed(inputs) -> list:
-    nested = isinstance(inputs, (list, tuple)) and (
-        not inputs or isinstance(inputs[0], (list, tuple)) or hasattr(inputs[0], "shape")
-    )
-    return list(inputs) if nested else [inputs]

@@ -21,6 +21,7 @@ from cyclescan.training.checkpoints import DIRECTIONS, Run
 GRAPH = "saved_model.pb"
 CARD = "card.json"
 OWN_CARD = f"assets.extra/{CARD}"
+MAX_VOXELS = 2**27  # of a served volume; 512 x 512 x 512
 
 LICENCE = (
     "The code is under Apache-2.0. The licence of the weights is for whoever trained them to give, within the terms "
@@ -32,8 +33,8 @@ LIMITS = [
     "Intensities are on the scale of the training data of the target domain; they are not calibrated measurements.",
     "serving_default expects one whole volume in the orientation and at the voxel size stated here; it cannot check "
     "either.",
-    "The result of a window depends on its whole content (instance normalisation), so other windows give slightly "
-    "other values.",
+    "`patches` normalises every patch by itself, so a patch gives other values than the same place of a whole volume "
+    "(instance normalisation); `serving_default` and `scaled` normalise by the whole volume, whatever the windows are.",
 ]
 
 
@@ -43,7 +44,7 @@ def write(
     version: int | None = None,
     weights: str | int = "last",
     window: tuple[int, int, int] | None = None,
-    overlap: float | None = None,
+    max_voxels: int = MAX_VOXELS,
 ) -> Path:
     """Export both directions of a run.
 
@@ -52,8 +53,9 @@ def write(
         out: the model folder; made when it is missing.
         version: number of the version folder, larger than those there; None for one more than the largest.
         weights: "last", "best" or a step.
-        window: voxels (depth, height, width) of the windows inside the graph; None for the training's patch.
-        overlap: of those windows; None for `sliding_window.DEFAULT_OVERLAP`.
+        window: voxels (depth, height, width) of the windows inside the graph, which decide over memory and speed; None
+            for `sliding_window.DEFAULT_WINDOW`.
+        max_voxels: a served volume may have so many.
 
     Returns:
         `out`. Either both directions and the card are written, or nothing is.
@@ -62,15 +64,14 @@ def write(
         InputError: no such checkpoint; the version exists or is not the largest; the folder cannot be written.
     """
     out = Path(out)
-    overlap = sliding_window.DEFAULT_OVERLAP if overlap is None else overlap
-    window, overlap = sliding_window.check_settings(window or run.config.patch_shape, overlap, run.config.stride)
+    window, _ = sliding_window.check_settings(window, None, run.config.stride)
     version = _next_version(out, version)
-    card = _card(run, checkpoints.find(run, weights), version, weights, window, overlap)
+    card = _card(run, checkpoints.find(run, weights), version, weights, window, max_voxels)
     with contextlib.ExitStack() as renames:
         make_folder(out)
         for direction in DIRECTIONS:
             folder = renames.enter_context(replacing(out / direction / str(version)))
-            _save(run, direction, weights, window, overlap, folder)
+            _save(run, direction, weights, window, max_voxels, folder)
             files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
             own = {name: sha256(folder / name) for name in files}
             write_json(folder / OWN_CARD, {**card, "direction": direction, "checksums": own})
@@ -135,7 +136,7 @@ def _next_version(out: Path, version: int | None) -> int:
     return version
 
 
-def _save(run: Run, direction: str, weights, window, overlap, folder: Path) -> None:
+def _save(run: Run, direction: str, weights, window, max_voxels: int, folder: Path) -> None:
     import tensorflow as tf
 
     from cyclescan.serving.graph import ServedTranslator
@@ -145,14 +146,13 @@ def _save(run: Run, direction: str, weights, window, overlap, folder: Path) -> N
         checkpoints.load_generator(run, direction, weights),
         domains[direction[0]]["scaling"],
         domains[direction[2]]["intensity"],
-        run.config.stride,
         window,
-        overlap,
+        max_voxels,
     )
     tf.saved_model.save(module, str(folder), signatures=module.endpoints)
 
 
-def _card(run: Run, checkpoint: Path, version: int, weights, window, overlap) -> dict:
+def _card(run: Run, checkpoint: Path, version: int, weights, window, max_voxels: int) -> dict:
     facts = read_json(checkpoint / "checkpoint.json")
     names = {direction: run.names(direction) for direction in DIRECTIONS}
     return {
@@ -171,7 +171,7 @@ def _card(run: Run, checkpoint: Path, version: int, weights, window, overlap) ->
         },
         "signatures": _signatures(run),
         "window": list(window),
-        "overlap": overlap,
+        "max_voxels": max_voxels,
         "data": run.data,
         "config": run.config.to_dict(),
         "training_data": _training_data(run),
@@ -186,20 +186,20 @@ def _signatures(run: Run) -> dict:
     axes, spacing = run.data["axes"], run.data["spacing_mm"]
     stride = run.config.stride
     volume = {"dtype": "float32", "shape": [None, None, None], "axes": ["depth", "height", "width"]}
+    scaled = {"unit": "1, scaled to [-1, 1]"}
     patches = {
         "dtype": "float32",
         "shape": [None, None, None, None, 1],
         "axes": ["batch", "depth", "height", "width", "channel"],
-        "unit": "1, scaled to [-1, 1]",
+        **scaled,
     }
+    grid = {**volume, "orientation": axes, "spacing_mm": spacing}
     return {
         "serving_default": {
             "inputs": {
                 "volume": {
-                    **volume,
+                    **grid,
                     "unit": "intensities of the scanner as in the source file, or HU for CT",
-                    "orientation": axes,
-                    "spacing_mm": spacing,
                     "note": "one whole volume of any size, finite and not constant",
                 }
             },
@@ -210,6 +210,26 @@ def _signatures(run: Run) -> dict:
                     "note": "the shape of the input",
                 }
             },
+        },
+        "scaled": {
+            "inputs": {
+                "volume": {**grid, **scaled, "note": "one whole volume of any size"},
+                "window": {
+                    "dtype": "int32",
+                    "shape": [3],
+                    "axes": ["depth", "height", "width"],
+                    "unit": "voxels",
+                    "note": f"multiples of {stride}; decides over memory and speed, not over the result",
+                },
+                "overlap": {
+                    "dtype": "float32",
+                    "shape": [],
+                    "axes": [],
+                    "unit": "1, a fraction of the window",
+                    "note": "at least 0 and below 1; costs time and changes nothing",
+                },
+            },
+            "outputs": {"translated": {**volume, **scaled, "note": "the shape of the input"}},
         },
         "patches": {
             "inputs": {"patches": {**patches, "note": f"depth, height and width are multiples of {stride}"}},

@@ -21,7 +21,8 @@ from cyclescan.volume import Volume
 from tests.inference import tiny
 
 # smaller than the window, exactly the window, one more, not multiples of the stride, flat, long
-SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22)]
+SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22), (2, 2, 70)]
+SIZES += [(13, 19, 11), (33, 65, 67)]
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
 
 
@@ -69,7 +70,7 @@ def test_the_card(run, exported):
     assert card["notice"] == NOTICE
     assert Config.from_dict(card["config"]) == run.config
     assert card["data"] == run.data
-    assert (card["window"], card["overlap"]) == ([8, 16, 16], 0.5)
+    assert (card["window"], card["max_voxels"]) == ([32, 64, 64], 512**3)
     assert card["directions"]["b2a"] == {"source": "ct", "target": "ciss", "path": "b2a/1"}
     assert card["limits"]
     assert card["licence"]
@@ -89,7 +90,8 @@ def test_the_card_states_the_signatures_as_they_are(exported):
             for given, specs in ((stated[name]["inputs"], taken), (stated[name]["outputs"], made)):
                 assert set(given) == set(specs)
                 for key, spec in specs.items():
-                    assert given[key]["dtype"] == spec.dtype.name == "float32"
+                    assert given[key]["dtype"] == spec.dtype.name == ("int32" if key == "window" else "float32")
+                    assert len(given[key]["axes"]) == len(spec.shape) or key == "window"
                     assert given[key]["shape"] == spec.shape.as_list()
                     assert given[key]["unit"]
 
@@ -152,18 +154,15 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     assert saved_model.versions(tmp_path / "out" / "a2b") == []
 
 
-def test_window_and_overlap_of_the_graph_can_be_chosen(run, tmp_path):
-    out = export(run.path, tmp_path / "out", window=(12, 16, 24), overlap=0.25)
+def test_window_and_size_limit_of_the_graph_can_be_chosen(run, tmp_path):
     array = tiny.head((17, 33, 29))
+    out = export(run.path, tmp_path / "out", window=(12, 16, 24), max_voxels=array.size)
     served = tf.saved_model.load(str(out / "a2b" / "1")).signatures["serving_default"]
     result = served(volume=tf.constant(array))["translated"].numpy()
-    expected = Translator.load(run.path, "a2b", window=(12, 16, 24), overlap=0.25).translate_volume(
-        Volume(array, CANONICAL)
-    )
-    default = Translator.load(run.path, "a2b").translate_volume(Volume(array, CANONICAL))
+    expected = Translator.load(run.path, "a2b").translate_volume(Volume(array, CANONICAL))
     assert np.abs(result - expected.array).max() < 1e-4 * 2500
-    assert np.abs(result - default.array).max() > 1e-2 * 2500
-    loaded = Translator.load(out, "a2b")
-    assert loaded.window == (12, 16, 24)
+    assert Translator.load(out, "a2b").window == (12, 16, 24)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 16269 voxels are allowed; it has"):
+        served(volume=tf.constant(tiny.head((18, 33, 29))))
     with pytest.raises(InputError, match="positive multiple of 4 "):
         export(run.path, tmp_path / "out", window=(10, 16, 16))
