@@ -21,6 +21,7 @@ def export(
     weights: str | int = "last",
     window: Sequence[int] | None = None,
     overlap: float | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Write OUT/a2b/N, OUT/b2a/N and OUT/card.json; see `serving.saved_model.write`.
 
@@ -31,6 +32,7 @@ def export(
         weights: "last", "best" or a step.
         window: voxels (depth, height, width) of the windows inside the graph; None for the training's patch.
         overlap: of those windows, in [0, 1); None for a half.
+        onnx: write OUT/onnx/a2b-N.onnx and OUT/onnx/b2a-N.onnx too.
 
     Raises:
         InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
@@ -38,7 +40,7 @@ def export(
     from cyclescan.serving import saved_model
     from cyclescan.training import checkpoints
 
-    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, overlap)
+    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, overlap, onnx)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap", type=float, default=None, help="fraction that windows share, at least 0 and below 1; default: 0.5"
     )
+    parser.add_argument(
+        "--onnx", action="store_true", help="write OUT/onnx/{a2b,b2a}-N.onnx too, for 3D Slicer, MONAI and Triton"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
     if arguments.version is not None and arguments.version < 1:
         raise InputError(f"--version is {arguments.version}; it must be at least 1.")
     out = export(
-        arguments.run, arguments.out, arguments.version, arguments.weights, arguments.window, arguments.overlap
+        arguments.run,
+        arguments.out,
+        arguments.version,
+        arguments.weights,
+        arguments.window,
+        arguments.overlap,
+        arguments.onnx,
     )
     log.info("%s holds the models of both directions and %s", out, out / "card.json")
     return command.DONE
