@@ -89,13 +89,14 @@ class ModelClient:
             InputError: there is no server or no such model, it refuses the array, or it takes too long. A server that
                 cannot be reached is asked again, `RETRY_AFTER_S`.
         """
-        array = np.ascontiguousarray(array, np.float32)
-        if array.nbytes > MAX_BYTES:
+        count = 4 * array.size
+        if count > MAX_BYTES:
             raise InputError(
-                f"An array of {_size(array)} is {_megabytes(array.nbytes)} MB; a message to a server holds at most "
+                f"An array of {_size(array)} is {_megabytes(count)} MB; a message to a server holds at most "
                 f"{_megabytes(MAX_BYTES)} MB. Translate it here with cyclescan translate."
             )
-        return self._patiently(lambda: self._predict(signature, name, array), _size(array), array.nbytes)
+        array = np.ascontiguousarray(array, np.float32)
+        return self._patiently(lambda: self._predict(signature, name, array), _size(array), count)
 
     def status(self) -> dict[int, str]:
         """The state of each version the server knows: START, LOADING, AVAILABLE, UNLOADING or END.

@@ -171,7 +171,7 @@ class _Graph:
         name = keras.activations.serialize(layer.activation)
         if name not in ACTIVATIONS:
             raise InputError(
-                f"The layer {layer.name} has the activation {name}; ONNX has {', '.join(ACTIVATIONS)} here."
+                f"The layer {layer.name} has the activation {name}; ONNX export knows {' and '.join(ACTIVATIONS)}."
             )
         result = self._node(operator, inputs, layer.name, **attributes)
         return self._node(ACTIVATIONS[name], [result], f"{layer.name}/{name}") if ACTIVATIONS[name] else result
