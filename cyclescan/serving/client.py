@@ -40,6 +40,7 @@ TIMEOUT_S = 600.0
 RETRY_AFTER_S = (0.5, 1.0, 2.0)  # a server that restarts, or a proxy that moves, is back by then
 MAX_BYTES = 2**31 - 2**16  # protobuf's limit of a message, less what stands around the voxels
 MANY_BYTES = 50_000_000  # of JSON
+NOT_OURS = "its answer has no output called translated, so its model is not one of cyclescan's."
 STATUS_OF_HTTP = {  # as `http_server.cc` of TensorFlow Serving has it
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -160,6 +161,8 @@ class GrpcClient(ModelClient):
 
         request = tf_serving.predict_request(self.model, signature, {name: array}, self.version)
         response = self._call(self._predictions.Predict, request)
+        if "translated" not in response.outputs:
+            raise ServerError("INTERNAL", NOT_OURS)
         return tf.make_ndarray(response.outputs["translated"]), response.model_spec.version.value
 
     def _status(self):
@@ -200,6 +203,8 @@ class RestClient(ModelClient):
                 # replaced by a newer one in between; the next try takes that
                 raise ServerError("UNAVAILABLE", failure.detail) from failure
             raise
+        if not isinstance(answer.get("outputs"), list):  # an object of several, or none
+            raise ServerError("INTERNAL", NOT_OURS)
         return np.asarray(answer["outputs"], np.float32), version
 
     def _status(self):

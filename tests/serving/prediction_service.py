@@ -156,9 +156,9 @@ def rest_handler(models, delay_s):
             except RefusalError as refusal:
                 self.answer(HTTP_OF_STATUS[refusal.code], {"error": refusal.message})
                 return
-            values = [value.numpy().tolist() for value in outputs.values()]
-            assert len(values) == 1  # one output goes without its name
-            self.answer(200, {"outputs": values[0]})
+            values = {key: value.numpy().tolist() for key, value in outputs.items()}
+            # one output goes without its name
+            self.answer(200, {"outputs": values if len(values) > 1 else next(iter(values.values()))})
 
         def answer(self, code, value):
             body = json.dumps(value).encode()

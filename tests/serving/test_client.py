@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cyclescan import NOTICE, translate
 from cyclescan.errors import InputError
@@ -71,17 +74,33 @@ def test_a_nifti_goes_and_a_nifti_comes(run, exported, server, scan, tmp_path, t
     assert facts["model_sha256"] == Translator.load(exported, "a2b").origin.sha256
 
 
-def test_a_folder_with_a_bad_file(exported, server, scan, tmp_path, capsys):
+def test_a_folder_with_a_bad_file(exported, server, scan, tmp_path):
     """What `translate` does with a folder, the client does; the card alone is enough."""
     (tmp_path / "scans").mkdir()
     shutil.copy(scan, tmp_path / "scans" / "good.nii.gz")
     (tmp_path / "scans" / "bad.nii").write_bytes(b"no NIfTI")
-    arguments = ["--model", "b2a", "--card", exported / "card.json", tmp_path / "scans", tmp_path / "out"]
-    assert main(server, "grpc", *arguments) == 1
-    assert "bad.nii" in capsys.readouterr().err
+    command = [sys.executable, "-m", "cyclescan.serving.client", "--server", server.grpc, "--model", "b2a"]
+    command += ["--card", exported / "card.json", tmp_path / "scans", tmp_path / "out"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "failed: " in result.stderr
+    assert "bad.nii" in result.stderr
     facts = read_json(tmp_path / "out" / "good.json")
     assert (facts["source"], facts["target"], facts["direction"]) == ("ct", "ciss", "b2a")
     assert facts["model_sha256"] == Translator.load(exported, "b2a").origin.sha256
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_a_model_of_others_is_told_apart(tmp_path, transport):
+    module = tf.Module()
+    spec = tf.TensorSpec((None, None, None), tf.float32, name="volume")
+    module.double = tf.function(lambda volume: {"x": volume * 2, "y": volume}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.double)
+    with ModelServer({"a2b": tmp_path}) as server:
+        with pytest.raises(InputError, match="no output called translated, so its model is not one of cyclescan's"):
+            connect(server, transport).predict("serving_default", "volume", np.ones((2, 2, 2)))
+        with pytest.raises(InputError, match="refuses the request; it says: Serving signature name"):
+            connect(server, transport).predict("patches", "patches", np.ones((1, 4, 4, 4, 1)))
 
 
 def test_patches(run, server):
