@@ -39,7 +39,7 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "onnx": ["onnx>=1.17"],
+        "onnx": ["onnx>=1.19"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
         "test": [
             "pytest>=8",
@@ -47,7 +47,7 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6",
             "nilearn>=0.11",
-            "onnx>=1.17",
+            "onnx>=1.19",
             "onnxruntime>=1.20",
             "pyyaml>=6",
             "ruff>=0.8",

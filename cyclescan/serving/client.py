@@ -339,22 +339,13 @@ def _read_card(path: Path, direction: str) -> dict:
 
 
 def _origin(client: ModelClient, card: dict) -> Origin:
-    return Origin(
-        model=f"{client.address}/{client.model}",
-        kind="served",
-        version=str(card["version"]),
-        weights=card["weights"],
-        step=card["step"],
-        sha256=saved_model.identity(card["checksums"]),
-        preset=card["preset"],
-        cyclescan_version=card["cyclescan_version"],
-    )
+    return Origin.of_card(card, f"{client.address}/{client.model}", "served")
 
 
 def _said(text: str | None) -> str:
     """The sentence within what TensorFlow says: `assertion failed: [It must be 3, not] [4]` and where in the graph."""
     text = text or ""
-    found = re.search(r"assertion failed: \[(.*)\]", text)
+    found = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|\n|$)", text)
     return found[1].replace("] [", " ") + "." if found else text.strip()[:400]
 
 

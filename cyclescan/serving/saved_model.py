@@ -8,6 +8,7 @@ checked.
 Checksums show that a file was damaged, left out by a copy, mixed with another version or edited by hand. They are no
 signature: whoever can write the folder can write new ones. Compare the `model_sha256` beside a translated image with
 one noted down when the model was made, to know that it is the same model. What a server has loaded they do not show.
+And a SavedModel is a program: TensorFlow runs whatever operations are in it, so load those alone whose origin you know.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ COMPOSE_TEXT = """\
 #
 # TensorFlow Serving has neither passwords nor encryption here, and scans are patients' data: the ports are open to this
 # machine alone. Put a proxy with TLS before it when others shall reach it. A new version in this folder is loaded while
-# the old one serves. gRPC takes messages of up to 2 GiB, a volume of 500 million voxels; REST is JSON, ten to twenty
-# bytes a voxel.
+# the old one serves. gRPC takes messages of up to 2 GiB, a volume of 500 million voxels; REST is JSON, up to
+# twenty bytes a voxel.
 x-serving: &serving
   image: tensorflow/serving:${TF_SERVING_VERSION:-2.21.0}
   restart: unless-stopped

@@ -125,6 +125,19 @@ def test_a_bad_volume_is_an_invalid_argument_with_a_sentence(server, transport, 
     assert refused.value.__cause__.code == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("assertion failed: [It must have 3 axes; got] [4]\n\t [[{{node f/Assert}}]]", "It must have 3 axes; got 4."),
+        ("x: assertion failed: [The shape is] [0 4 4] [[{{node f}}]] [[y]]", "The shape is 0 4 4."),
+        ("Servable not found for request: Latest(x)", "Servable not found for request: Latest(x)"),
+        (None, ""),
+    ],
+)
+def test_the_sentence_is_found_in_what_tensorflow_says(text, sentence):
+    assert client._said(text) == sentence
+
+
 def test_an_empty_volume_and_bad_patches(server):
     with pytest.raises(InputError, match=r"The volume is empty; its shape is 0 4 4\.") as refused:
         connect(server).predict("serving_default", "volume", np.zeros((0, 4, 4)))
