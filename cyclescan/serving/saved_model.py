@@ -143,7 +143,7 @@ def _check_root(root: Path, path: Path, own: dict) -> None:
     if differing:
         raise InputError(
             f"{root / CARD} is altered, or not of version {own['version']}: it differs from {path / OWN_CARD} in "
-            f"{differing[0]}; export the model again."
+            f"{differing[0]}; export the model again, or give {path} itself."
         )
     shared = {name: digest for name, digest in card["checksums"].items() if name.split("/")[0] not in DIRECTIONS}
     name = (path / OWN_CARD).relative_to(root).as_posix()

@@ -70,7 +70,7 @@ x-serving: &serving
     start_period: 120s
 
 services:
-  volumes:
+  whole_volumes:
     <<: *serving
     ports: ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
     command:

@@ -233,7 +233,7 @@ def test_a_version_is_swapped_under_load_without_a_failed_request(run, exported,
         while len(answers) < 8:
             time.sleep(0.05)
         (newer / "a2b" / "2").rename(out / "a2b" / "2")  # what an export into the folder does last
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 120
         while {version for _, version in answers[-8:]} != {2} and time.monotonic() < patience:
             time.sleep(0.05)
         after = translate.translate_file(translator, scan, tmp_path / "after.nii.gz")
@@ -255,6 +255,16 @@ def test_a_card_of_another_version_is_refused(exported, server, tmp_path):
     write_json(tmp_path / "card.json", {**card, "version": 4})
     translator = RemoteTranslator(connect(server), tmp_path / "card.json", "a2b")
     with pytest.raises(InputError, match=r"version 1 of a2b, and .*card.json is of version 4; .* ask for --version 4"):
+        translator.translate_array(tiny.head((8, 16, 16)))
+
+
+def test_a_result_of_another_shape_is_refused(exported, server, monkeypatch):
+    asked = connect(server)
+    monkeypatch.setattr(asked, "predict", lambda signature, name, array: (array[1:], 1))
+    translator = RemoteTranslator(asked, exported, "a2b")
+    with pytest.raises(
+        InputError, match=r"made 7 x 16 x 16 voxels of 8 x 16 x 16 voxels; its model a2b is not that of"
+    ):
         translator.translate_array(tiny.head((8, 16, 16)))
 
 

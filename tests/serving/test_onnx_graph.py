@@ -1,6 +1,7 @@
 """ONNX files give the numbers of the Keras generators, for every kind of them, and say what they are."""
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -90,6 +91,12 @@ def test_an_unknown_layer_is_refused():
     model = keras.Model(image, layers.Activation("gelu", name="act")(image))
     with pytest.raises(InputError, match="The layer act has the activation gelu; ONNX export knows linear and tanh"):
         onnx_graph.convert(model, {})
+
+
+def test_without_the_package_the_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match=r"pip install 'cyclescan\[onnx\]'"):
+        onnx_graph.convert(unet3d(levels=1, filters=2), {})
 
 
 def test_the_exported_files(run, exported):

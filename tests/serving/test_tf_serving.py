@@ -57,7 +57,7 @@ def test_warm_up_requests_are_of_both_signatures(run, exported, direction):
 def test_compose_and_its_health_check(exported):
     compose = yaml.safe_load((exported / "compose.yaml").read_text())
     services = compose["services"]
-    assert set(services) == {"volumes", "patches"}
+    assert set(services) == {"whole_volumes", "patches"}
     for name, service in services.items():
         assert service["volumes"] == [".:/models/cyclescan:ro"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
@@ -66,7 +66,7 @@ def test_compose_and_its_health_check(exported):
         assert all((exported / file.removeprefix("/models/cyclescan/")).exists() for file in files)
         # joined along the first axis, two whole volumes would become one
         assert ("enable_batching" in flags) == (name == "patches")
-    kind, *command = services["volumes"]["healthcheck"]["test"]
+    kind, *command = services["whole_volumes"]["healthcheck"]["test"]
     assert (kind, services["patches"]["profiles"]) == ("CMD", ["patches"])
     with ModelServer({direction: exported / direction for direction in DIRECTIONS}) as server:
         # every version loaded has answered its warm-up requests
