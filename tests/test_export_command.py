@@ -25,11 +25,12 @@ def test_the_command_line(run, tmp_path):
     assert read_json(tmp_path / "out" / "card.json")["version"] == 7
 
 
-def test_weights_and_window(run, tmp_path):
-    arguments = ["--weights", "5", "--window", "12", "16", "16", "--overlap", "0.25"]
+def test_weights_window_and_onnx(run, tmp_path):
+    arguments = ["--onnx", "--weights", "5", "--window", "12", "16", "16", "--overlap", "0.25"]
     assert export.main(["--run", str(run.path), "--out", str(tmp_path / "out"), *arguments]) == 0
     card = read_json(tmp_path / "out" / "card.json")
     assert (card["version"], card["step"], card["window"], card["overlap"]) == (1, 5, [12, 16, 16], 0.25)
+    assert sorted(p.name for p in (tmp_path / "out" / "onnx").iterdir()) == ["a2b-1.onnx", "b2a-1.onnx"]
 
 
 @pytest.mark.parametrize(

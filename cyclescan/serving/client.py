@@ -40,6 +40,7 @@ TIMEOUT_S = 600.0
 RETRY_AFTER_S = (0.5, 1.0, 2.0)  # a server that restarts, or a proxy that moves, is back by then
 MAX_BYTES = 2**31 - 2**16  # protobuf's limit of a message, less what stands around the voxels
 MANY_BYTES = 50_000_000  # of JSON
+CARD_ENTRIES = set("version cyclescan_version preset step weights window overlap data config checksums".split())
 NOT_OURS = "its answer has no output called translated, so its model is not one of cyclescan's."
 STATUS_OF_HTTP = {  # as `http_server.cc` of TensorFlow Serving has it
     400: "INVALID_ARGUMENT",
@@ -316,6 +317,7 @@ class RemoteTranslator(Translator):
                 f"{of_server}, which was trained on other data than version {self.origin.version}; start again."
             )
         self.origin = _origin(self.client, facts)
+        self.window, self.overlap = tuple(facts["window"]), facts["overlap"]
 
 
 def _read_card(path: Path, direction: str) -> dict:
@@ -326,7 +328,7 @@ def _read_card(path: Path, direction: str) -> dict:
             raise InputError(f"{path} is no exported model: it has neither a {saved_model.CARD} nor a SavedModel.")
         return found[1]
     card = read_json(path)
-    missing = {"version", "config", "data", "window", "overlap", "checksums"} - set(card)
+    missing = CARD_ENTRIES - set(card)
     if missing:
         raise InputError(f"{path} is not the card of an exported model: it has no {min(missing)}.")
     if card.get("direction", direction) != direction:
