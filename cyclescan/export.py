@@ -21,6 +21,7 @@ def export(
     weights: str | int = "last",
     window: Sequence[int] | None = None,
     max_voxels: int | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Write OUT/a2b/N, OUT/b2a/N and OUT/card.json; see `serving.saved_model.write`.
 
@@ -31,6 +32,7 @@ def export(
         weights: "last", "best" or a step.
         window: voxels (depth, height, width) of the windows inside the graph; None for `DEFAULT_WINDOW`.
         max_voxels: a served volume may have so many; None for `saved_model.MAX_VOXELS`.
+        onnx: write OUT/onnx/a2b-N.onnx and OUT/onnx/b2a-N.onnx too.
 
     Raises:
         InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
@@ -38,9 +40,8 @@ def export(
     from cyclescan.serving import saved_model
     from cyclescan.training import checkpoints
 
-    return saved_model.write(
-        checkpoints.read_run(run), out, version, weights, window, max_voxels or saved_model.MAX_VOXELS
-    )
+    max_voxels = max_voxels or saved_model.MAX_VOXELS
+    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, max_voxels, onnx)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-voxels", type=int, default=None, help="a served volume may have so many; default: 512 x 512 x 512"
     )
+    parser.add_argument(
+        "--onnx", action="store_true", help="write OUT/onnx/{a2b,b2a}-N.onnx too, for 3D Slicer, MONAI and Triton"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -68,7 +72,13 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.max_voxels is not None and arguments.max_voxels < 1:
         raise InputError(f"--max-voxels is {arguments.max_voxels}; it must be at least 1.")
     out = export(
-        arguments.run, arguments.out, arguments.version, arguments.weights, arguments.window, arguments.max_voxels
+        arguments.run,
+        arguments.out,
+        arguments.version,
+        arguments.weights,
+        arguments.window,
+        arguments.max_voxels,
+        arguments.onnx,
     )
     log.info("%s holds the models of both directions and %s", out, out / "card.json")
     return command.DONE

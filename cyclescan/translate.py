@@ -17,7 +17,7 @@ from cyclescan.errors import InputError
 from cyclescan.files import make_folder, sha256, write_json
 
 if TYPE_CHECKING:
-    from cyclescan.inference.translator import Progress, Translator
+    from cyclescan.inference.translator import Origin, Progress, Translator
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def translate_file(
     scan = volumes.read(path, index)
     array, records = translator.prepare(scan)
     translated = translator.translate_array(array, progress)
-    return _write(translator, path, output, index, translated, records)
+    return _write(translator, translator.origin, path, output, index, translated, records)
 
 
 def translate_files(
@@ -97,7 +97,7 @@ def translate_files(
                 ended(path, error)
                 continue
             written(writing)
-            writing = (path, writer.submit(_write, translator, path, output, index, array, records))
+            writing = (path, writer.submit(_write, translator, translator.origin, path, output, index, array, records))
         written(writing)
     return failed
 
@@ -191,8 +191,7 @@ def _error_of(future: Future) -> InputError | None:
     return None
 
 
-def _write(translator: Translator, path: Path, output: Path, index, array, records: list[dict]) -> Path:
-    origin = translator.origin
+def _write(translator: Translator, origin: Origin, path: Path, output: Path, index, array, records: list[dict]) -> Path:
     volume = translator.restore(array, records)
     volumes.write(volume, output, volumes.synthetic_descrip(__version__))
     sidecar = sidecar_of(output)
@@ -262,19 +261,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int | None:
+    def load() -> Translator:
+        from cyclescan.inference.translator import Translator
+
+        return Translator.load(
+            arguments.model,
+            arguments.direction,
+            arguments.weights,
+            arguments.window,
+            arguments.overlap,
+            arguments.mirror,
+        )
+
+    return run_with(load, arguments)
+
+
+def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> int:
+    """Translate the file or the folder that a command line names; the exit code.
+
+    Args:
+        load: makes the translator; called once the input is known to be there, because it takes seconds.
+        arguments: with `input`, `output` and `volume`, see `add_arguments`.
+    """
     jobs = find_jobs(arguments.input, arguments.output)
     _check_distinct(jobs)
-
-    from cyclescan.inference.translator import Translator  # seconds; only once the input is known to be there
-
-    translator = Translator.load(
-        arguments.model,
-        arguments.direction,
-        arguments.weights,
-        arguments.window,
-        arguments.overlap,
-        arguments.mirror,
-    )
+    translator = load()
     for folder in sorted({output.parent for _, output in jobs}):
         make_folder(folder)  # learnt before an hour of translating rather than after
     if len(jobs) == 1 and Path(arguments.input).is_file():

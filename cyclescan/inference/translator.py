@@ -28,7 +28,7 @@ class Origin:
 
     Attributes:
         model: the path it was loaded from.
-        kind: "run" or "saved_model".
+        kind: "run", "saved_model", or "served" where a server has it.
         version: the exported version's number, or the checkpoint's name.
         weights: "last", "best" or the step that was asked for.
         step: the training step of the weights.
@@ -45,6 +45,20 @@ class Origin:
     sha256: str
     preset: str
     cyclescan_version: str
+
+    @classmethod
+    def of_card(cls, card: dict, model: str, kind: str) -> Origin:
+        """Of an exported model, given the card of one of its version folders."""
+        return cls(
+            model=model,
+            kind=kind,
+            version=str(card["version"]),
+            weights=card["weights"],
+            step=card["step"],
+            sha256=saved_model.identity(card["checksums"]),
+            preset=card["preset"],
+            cyclescan_version=card["cyclescan_version"],
+        )
 
 
 class Translator:
@@ -156,16 +170,7 @@ class Translator:
             loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"The model {path} cannot be loaded ({str(error).splitlines()[0]}).") from error
-        origin = Origin(
-            model=str(given),
-            kind="saved_model",
-            version=str(card["version"]),
-            weights=card["weights"],
-            step=card["step"],
-            sha256=saved_model.identity(card["checksums"]),
-            preset=card["preset"],
-            cyclescan_version=card["cyclescan_version"],
-        )
+        origin = Origin.of_card(card, str(given), "saved_model")
 
         def network(array, window, overlap, progress):
             # `loaded` owns the variables, so it has to live as long as its signature does

@@ -1,7 +1,14 @@
 """A model folder on disk: DIR/a2b/N and DIR/b2a/N are SavedModels, DIR/card.json says what they are.
 
 Each version folder carries its own part of the card in `assets.extra/card.json`, which TensorFlow Serving ignores;
-so a version that is copied elsewhere, or is no longer the newest, still says what it is.
+so a version that is copied elsewhere, or is no longer the newest, still says what it is. `onnx/` and `models.config`
+belong to the folder as a whole; so do `batching.config` and `compose.yaml`, which are for the user to change and not
+checked.
+
+Checksums show that a file was damaged, left out by a copy, mixed with another version or edited by hand. They are no
+signature: whoever can write the folder can write new ones. Compare the `model_sha256` beside a translated image with
+one noted down when the model was made, to know that it is the same model. What a server has loaded they do not show.
+And a SavedModel is a program: TensorFlow runs whatever operations are in it, so load those alone whose origin you know.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from cyclescan import NOTICE, __version__
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, read_json, replacing, sha256, write_json
 from cyclescan.inference import sliding_window
+from cyclescan.serving import tf_serving
 from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS, Run
 
@@ -45,6 +53,7 @@ def write(
     weights: str | int = "last",
     window: tuple[int, int, int] | None = None,
     max_voxels: int = MAX_VOXELS,
+    onnx: bool = False,
 ) -> Path:
     """Export both directions of a run.
 
@@ -56,12 +65,14 @@ def write(
         window: voxels (depth, height, width) of the windows inside the graph, which decide over memory and speed; None
             for `sliding_window.DEFAULT_WINDOW`.
         max_voxels: a served volume may have so many.
+        onnx: write the patch signature as `onnx/a2b-N.onnx` and `onnx/b2a-N.onnx` too.
 
     Returns:
         `out`. Either both directions and the card are written, or nothing is.
 
     Raises:
-        InputError: no such checkpoint; the version exists or is not the largest; the folder cannot be written.
+        InputError: no such checkpoint; the version exists or is not the largest; the folder cannot be written; ONNX is
+            asked for and not installed.
     """
     out = Path(out)
     window, _ = sliding_window.check_settings(window, None, run.config.stride)
@@ -72,17 +83,27 @@ def write(
         for direction in DIRECTIONS:
             folder = renames.enter_context(replacing(out / direction / str(version)))
             _save(run, direction, weights, window, max_voxels, folder)
-            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-            own = {name: sha256(folder / name) for name in files}
+            tf_serving.write_warm_up(folder, direction, window)
+            _add_tensor_names(card["signatures"], folder)
+            own = {name: sha256(folder / name) for name in _files(folder)}
             write_json(folder / OWN_CARD, {**card, "direction": direction, "checksums": own})
             own[OWN_CARD] = sha256(folder / OWN_CARD)
             card["checksums"] |= {f"{direction}/{version}/{name}": digest for name, digest in own.items()}
+            if onnx:
+                file = f"onnx/{direction}-{version}.onnx"
+                temporary = renames.enter_context(replacing(out / file))
+                _save_onnx(run, direction, weights, card, temporary)
+                card["checksums"][file] = sha256(temporary)
+    tf_serving.write(out)
+    card["checksums"][tf_serving.MODELS] = sha256(out / tf_serving.MODELS)
     write_json(out / CARD, card)
     return out
 
 
 def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
     """The version folder that `path` means and its own card, checked against its checksums.
+
+    Of a model folder its card, its list of models and its ONNX files are checked too.
 
     Args:
         path: a model folder (its newest version is meant), its folder of one direction, or one version folder.
@@ -92,9 +113,9 @@ def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
         None when `path` is none of these.
 
     Raises:
-        InputError: the model is of the other direction, has no card, or a file is missing or altered.
+        InputError: the model is of the other direction, has no card, or a file is missing, altered or foreign to it.
     """
-    path = Path(path)
+    root = path = Path(path)
     for folder in (path, path / direction):
         if versions(folder):
             path = folder / str(max(versions(folder)))
@@ -107,10 +128,40 @@ def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
     card = read_json(path / OWN_CARD)
     if card["direction"] != direction:
         raise InputError(f"{path} translates {card['direction']}, not {direction}.")
-    for name, digest in card["checksums"].items():
-        if not (path / name).exists() or sha256(path / name) != digest:
-            raise InputError(f"The model {path} is damaged: {name} is missing or altered.")
+    _check_files(path, card["checksums"])
+    for name in _files(path):
+        if name not in card["checksums"] and name != OWN_CARD:
+            raise InputError(f"The model {path} holds {name}, which was not exported with it; remove it.")
+    if (root / CARD).exists():
+        _check_root(root, path, card)
     return path, card
+
+
+def _check_root(root: Path, path: Path, own: dict) -> None:
+    """Whether the card of a model folder is that of its newest version, and its other files are as the card says."""
+    card = read_json(root / CARD)
+    differing = [key for key in own if key not in ("direction", "checksums") and card.get(key) != own[key]]
+    if differing:
+        raise InputError(
+            f"{root / CARD} is altered, or not of version {own['version']}: it differs from {path / OWN_CARD} in "
+            f"{differing[0]}; export the model again, or give {path} itself."
+        )
+    shared = {name: digest for name, digest in card["checksums"].items() if name.split("/")[0] not in DIRECTIONS}
+    name = (path / OWN_CARD).relative_to(root).as_posix()
+    _check_files(root, {**shared, name: card["checksums"].get(name)})
+
+
+def _check_files(folder: Path, checksums: dict[str, str | None]) -> None:
+    for name, digest in checksums.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise InputError(f"The model {folder} is damaged: {name} is missing or altered.")
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files below a folder, sorted; hidden ones are left out."""
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
+    )
 
 
 def versions(folder: str | Path) -> list[int]:
@@ -150,6 +201,43 @@ def _save(run: Run, direction: str, weights, window, max_voxels: int, folder: Pa
         max_voxels,
     )
     tf.saved_model.save(module, str(folder), signatures=module.endpoints)
+
+
+def _save_onnx(run: Run, direction: str, weights, card: dict, path: Path) -> None:
+    from cyclescan.serving import onnx_graph
+
+    domains = run.data["domains"]
+    facts = {key: card[key] for key in ("notice", "model", "version", "cyclescan_version", "preset", "step", "licence")}
+    onnx_graph.write(
+        checkpoints.load_generator(run, direction, weights),
+        path,
+        {
+            **facts,
+            "checkpoint_sha256": card["checkpoint_sha256"],
+            "direction": direction,
+            "source": domains[direction[0]]["name"],
+            "target": domains[direction[2]]["name"],
+            "orientation": run.data["axes"],
+            "spacing_mm": run.data["spacing_mm"],
+            "edges_multiple_of": run.config.stride,
+            "source_scaling": domains[direction[0]]["scaling"],
+            "target_intensity": domains[direction[2]]["intensity"],
+            "limits": card["limits"],
+        },
+    )
+
+
+def _add_tensor_names(signatures: dict, folder: Path) -> None:
+    """Add what TensorFlow's C API calls the inputs and outputs; both directions have the same graph."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((folder / GRAPH).read_bytes())
+    for name, stated in signatures.items():
+        definition = proto.meta_graphs[0].signature_def[name]
+        for key, tensors in (("inputs", definition.inputs), ("outputs", definition.outputs)):
+            for given, facts in stated[key].items():
+                facts["tensor"] = tensors[given].name
 
 
 def _card(run: Run, checkpoint: Path, version: int, weights, window, max_voxels: int) -> dict:

@@ -1,6 +1,7 @@
 """What `export` leaves on disk, and that it needs nothing of ours to give the numbers of `translate`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,16 +25,6 @@ from tests.inference import tiny
 SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22), (2, 2, 70)]
 SIZES += [(13, 19, 11), (33, 65, 67)]
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return tiny.write_run(tmp_path_factory.mktemp("export") / "run")
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    return export(run.path, run.path.parent / "out")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -76,7 +67,8 @@ def test_the_card(run, exported):
     assert card["licence"]
     assert card["training_data"]["domains"] == {"a": "ciss", "b": "ct"}
     files = {p.relative_to(exported).as_posix(): p for p in exported.rglob("*") if p.is_file()}
-    del files["card.json"]
+    for name in ("card.json", "batching.config", "compose.yaml"):  # the last two are for the user to change
+        del files[name]
     assert card["checksums"] == {name: sha256(path) for name, path in files.items()}
 
 
@@ -136,6 +128,58 @@ def test_versions(run, exported, tmp_path):
         export(run.path, tmp_path / "out", version=8)
     with pytest.raises(InputError, match="so at least 9"):
         export(run.path, tmp_path / "out", version=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("models.config", "is damaged: models.config is missing or altered"),
+        ("onnx/b2a-1.onnx", "is damaged: onnx/b2a-1.onnx is missing or altered"),
+        ("a2b/1/saved_model.pb", "is damaged: saved_model.pb is missing or altered"),
+        ("a2b/1/assets.extra/tf_serving_warmup_requests", "warmup_requests is missing or altered"),
+        ("a2b/1/assets.extra/card.json", "is damaged: a2b/1/assets.extra/card.json is missing or altered"),
+        ("a2b/1/assets/strange.txt", "holds assets/strange.txt, which was not exported with it; remove it"),
+    ],
+)
+def test_an_altered_folder_is_refused(exported, tmp_path, name, sentence):
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    saved_model.find(out, "a2b")
+    with open(out / name, "ab") as stream:
+        stream.write(b" ")
+    with pytest.raises(InputError, match=sentence):
+        Translator.load(out, "a2b")
+    (out / name).unlink()
+    if "strange" in name:
+        saved_model.find(out, "a2b")
+    else:
+        with pytest.raises(InputError, match=r"missing or altered|has no assets.extra|but no a2b model"):
+            saved_model.find(out, "a2b")
+
+
+def test_a_card_that_is_not_of_the_newest_version_is_refused(exported, tmp_path):
+    """Edited by hand, or a version that was copied into the folder without its card."""
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    card = read_json(out / "card.json")
+    card["data"]["spacing_mm"][0] = 4.0
+    write_json(out / "card.json", card)
+    with pytest.raises(InputError, match=r"card.json is altered, or not of version 1: it differs .* in data"):
+        Translator.load(out, "a2b")
+    saved_model.find(out / "a2b" / "1", "a2b")  # the version itself is whole
+    shutil.copy(exported / "card.json", out)
+    shutil.copytree(out / "a2b" / "1", out / "a2b" / "2")
+    with pytest.raises(InputError, match=r"is damaged: a2b/2/assets.extra/card.json is missing or altered"):
+        Translator.load(out, "a2b")
+
+
+def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    (out / "compose.yaml").write_text("mine")
+    export(run.path, out)
+    assert (out / "compose.yaml").read_text() == "mine"
+    assert saved_model.find(out, "a2b")[0] == out / "a2b" / "2"
 
 
 def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
