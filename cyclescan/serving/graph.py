@@ -31,30 +31,30 @@ class ServedTranslator(tf.Module):
         # the variables themselves, so that the saved object graph holds nothing of Keras
         self.weights = [variable.value for variable in generator.variables]
         whole = WholeVolume(generator)
+        specs = [
+            tf.TensorSpec((None, None, None), tf.float32, name="volume"),
+            tf.TensorSpec((3,), tf.int32, name="window"),
+            tf.TensorSpec((), tf.float32, name="overlap"),
+        ]
+        by_windows = tf.function(whole, input_signature=specs)  # one graph for both signatures
 
-        @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="volume")])
+        @tf.function(input_signature=specs[:1])
         def translate_volume(volume):
             volume = _checked_volume(volume, max_voxels)
             with tf.control_dependencies([_require_contrast(volume)]):
                 low, high = _measure(volume, scaling)
             scaled = tf.clip_by_value((volume - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
-            translated = whole(scaled, tf.constant(window))
+            translated = by_windows(scaled, tf.constant(window), 0.0)
             low, high = (tf.constant(float(target[key]), tf.float32) for key in ("low", "high"))
             return {"translated": (translated + 1.0) * ((high - low) / 2.0) + low}
 
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec((None, None, None), tf.float32, name="volume"),
-                tf.TensorSpec((3,), tf.int32, name="window"),
-                tf.TensorSpec((), tf.float32, name="overlap"),
-            ]
-        )
+        @tf.function(input_signature=specs)
         def translate_scaled(volume, window, overlap):
             volume = _checked_volume(volume, max_voxels)
             fits = tf.reduce_all((window > 0) & (window % whole.stride == 0)) & (overlap >= 0) & (overlap < 1)
             sentence = f"The window must be positive multiples of {whole.stride} and the overlap in [0, 1); they are"
             with tf.control_dependencies([_require(fits, [sentence, window, overlap])]):
-                return {"translated": whole(tf.identity(volume), window, overlap)}
+                return {"translated": by_windows(tf.identity(volume), window, overlap)}
 
         @tf.function(input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32, name="patches")])
         def translate_patches(patches):

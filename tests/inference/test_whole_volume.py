@@ -69,7 +69,7 @@ def default():
 edge = st.integers(1, 30)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.tuples(edge, edge, edge), st.tuples(*[st.integers(1, 9)] * 3), st.floats(0, 0.95))
 def test_any_size_window_and_overlap(default, shape, window, overlap):
     generator, translate = default

@@ -5,6 +5,8 @@ import pytest
 from cyclescan.export import export
 from tests.inference import tiny
 
+MAX_VOXELS = 2_000_000
+
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
@@ -13,4 +15,4 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(run):
-    return export(run.path, run.path.parent / "out", onnx=True)
+    return export(run.path, run.path.parent / "out", onnx=True, max_voxels=MAX_VOXELS)

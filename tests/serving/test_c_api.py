@@ -9,11 +9,23 @@ import pytest
 import tensorflow as tf
 
 from cyclescan.inference.translator import Translator
+from cyclescan.training import checkpoints
 from cyclescan.volume import Volume
 from tests.inference import tiny
 
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
-SIZES = [(3, 5, 7), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5)]
+SIZES = [
+    (3, 5, 7),
+    (9, 17, 17),
+    (17, 33, 29),
+    (1, 20, 31),
+    (30, 16, 5),
+    (2, 2, 70),
+    (13, 19, 11),
+    (8, 16, 16),
+    (33, 40, 22),
+    (5, 64, 3),
+]
 
 
 def through_c(folder, signature, given, arrays, tmp_path):
@@ -54,7 +66,7 @@ def test_patches(run, exported, tmp_path):
     result, path = through_c(exported / "a2b" / "1", "patches", "patches", {"x": patches}, tmp_path)
     assert result.returncode == 0, result.stderr
     with np.load(path) as made:
-        np.testing.assert_allclose(made["x"], Translator.load(run.path, "a2b").predict(patches), atol=1e-5)
+        np.testing.assert_allclose(made["x"], checkpoints.load_generator(run, "a2b")(patches), atol=1e-5)
 
 
 def test_a_bad_volume_comes_back_with_a_sentence(exported, tmp_path):

@@ -20,6 +20,7 @@ from cyclescan.files import read_json, write_json
 from cyclescan.inference.translator import Translator
 from cyclescan.serving import client, saved_model
 from cyclescan.serving.client import GrpcClient, RemoteTranslator, RestClient
+from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import Volume
 from tests.inference import tiny
@@ -107,7 +108,7 @@ def test_patches(run, server):
     patches = np.random.default_rng(0).uniform(-1, 1, (3, 8, 4, 12, 1)).astype(np.float32)
     result, version = connect(server).predict("patches", "patches", patches)
     assert version == 1
-    np.testing.assert_allclose(result, Translator.load(run.path, "a2b").predict(patches), atol=1e-5)
+    np.testing.assert_allclose(result, checkpoints.load_generator(run, "a2b")(patches), atol=1e-5)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -117,6 +118,7 @@ def test_patches(run, server):
         (np.ones((4, 4)), r"must have 3 axes \(depth, height, width\); the number of axes is 2\."),
         (np.where(np.arange(64) == 5, np.nan, np.arange(64)).reshape(4, 4, 4), r"NaN or infinite voxels is 1\."),
         (np.full((4, 4, 4), 7.0), r"constant; a scan must vary. Every voxel is 7\."),
+        (np.zeros((2, 1024, 1024)), r"too large: at most 2000000 voxels are allowed; it has 2097152\."),
     ],
 )
 def test_a_bad_volume_is_an_invalid_argument_with_a_sentence(server, transport, volume, sentence):

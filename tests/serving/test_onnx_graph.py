@@ -13,10 +13,10 @@ from keras import layers
 from cyclescan import NOTICE
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
-from cyclescan.inference.translator import Translator
 from cyclescan.models import build_generator, unet3d
 from cyclescan.presets import PRESETS
 from cyclescan.serving import onnx_graph
+from cyclescan.training import checkpoints
 from tests.inference import tiny
 
 SHAPES = [(1, 8, 16, 24), (3, 4, 4, 4), (2, 12, 8, 20)]
@@ -104,7 +104,7 @@ def test_the_exported_files(run, exported):
     for direction, source, target in (("a2b", "ciss", "ct"), ("b2a", "ct", "ciss")):
         path = str(exported / "onnx" / f"{direction}-1.onnx")
         patches = np.random.default_rng(0).uniform(-1, 1, (2, 8, 12, 4, 1)).astype(np.float32)
-        expected = Translator.load(run.path, direction).predict(patches)
+        expected = checkpoints.load_generator(run, direction)(patches)
         assert np.abs(predict(path, patches) - expected).max() < 1e-4
         model = onnx.load(path)
         edges = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]

@@ -20,6 +20,7 @@ from cyclescan.serving import saved_model
 from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import Volume
 from tests.inference import tiny
+from tests.serving.conftest import MAX_VOXELS
 
 # smaller than the window, exactly the window, one more, not multiples of the stride, flat, long
 SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22), (2, 2, 70)]
@@ -61,7 +62,7 @@ def test_the_card(run, exported):
     assert card["notice"] == NOTICE
     assert Config.from_dict(card["config"]) == run.config
     assert card["data"] == run.data
-    assert (card["window"], card["max_voxels"]) == ([32, 64, 64], 512**3)
+    assert (card["window"], card["max_voxels"]) == ([32, 64, 64], MAX_VOXELS)
     assert card["directions"]["b2a"] == {"source": "ct", "target": "ciss", "path": "b2a/1"}
     assert card["limits"]
     assert card["licence"]

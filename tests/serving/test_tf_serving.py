@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from cyclescan.files import read_json
 from cyclescan.serving import tf_serving
 from cyclescan.training.checkpoints import DIRECTIONS
 from tests.serving.prediction_service import ModelServer
@@ -41,7 +42,7 @@ def test_batching(exported):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_warm_up_requests_are_of_both_signatures(run, exported, direction):
+def test_warm_up_requests_are_of_both_signatures(exported, direction):
     path = exported / direction / "1" / tf_serving.WARM_UP
     logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
     requests = [log.predict_log.request for log in logs]
@@ -50,7 +51,7 @@ def test_warm_up_requests_are_of_both_signatures(run, exported, direction):
         request.model_spec.signature_name: {key: tf.make_ndarray(value).shape for key, value in request.inputs.items()}
         for request in requests
     }
-    window = run.config.patch_shape
+    window = tuple(read_json(exported / "card.json")["window"])
     assert shapes == {"serving_default": {"volume": window}, "patches": {"patches": (1, *window, 1)}}
 
 
