@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclescan import NOTICE, report
+from cyclescan import NOTICE, report, volume
 from cyclescan.errors import InputError
 from cyclescan.evaluation import figures
 from cyclescan.evaluation.paired import Case, evaluate_on_records
@@ -296,11 +296,11 @@ def test_planes_are_shown_as_radiologists_do():
     array[3, 5, 7] = 1  # the last of every axis: right, superior, anterior
     for axis, expected in ((0, (0, 0)), (2, (0, 0)), (1, (0, 0))):
         middle = array.max(axis, keepdims=True).repeat(array.shape[axis], axis)
-        shown = figures.plane(middle, axis)
+        shown = volume.plane(middle, axis)
         assert np.argwhere(shown).tolist() == [list(expected)]
-    assert figures.plane(array, 0).shape == (6, 8)  # superior down, anterior to posterior across
-    assert figures.plane(array, 2).shape == (6, 4)
-    assert figures.plane(array, 1).shape == (8, 4)
+    assert volume.plane(array, 0).shape == (6, 8)  # superior down, anterior to posterior across
+    assert volume.plane(array, 2).shape == (6, 4)
+    assert volume.plane(array, 1).shape == (8, 4)
 
 
 def test_the_colours_of_the_error_span_what_is_there():

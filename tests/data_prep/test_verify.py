@@ -208,7 +208,7 @@ def test_a_folder_that_is_no_data_set(tmp_path, capsys, text, sentence):
 
 def test_another_schema_version(folder):
     restated(folder, lambda info: info.update(schema_version=7))
-    with pytest.raises(InputError, match="schema version 7; this program reads 1"):
+    with pytest.raises(InputError, match="schema version 7; this program reads 1 and 2"):
         verify(folder)
 
 
