@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import NOTICE, __version__, command
+from cyclescan import NOTICE, __version__, command, page
 from cyclescan import records as scans
 from cyclescan.config import Config
 from cyclescan.errors import InputError
@@ -108,19 +108,12 @@ def _evaluate(run: Run, records: str | Path, weights: str | int, limit: int | No
 
 
 def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | int, notes: list[str]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cyclescan.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = {domain: display_name(about["name"]) for domain, about in run.data["domains"].items()}
     metrics, cases, compared = evaluated or ({}, [], {})
     about = metrics.get("about", {"split": "test", "data_range": None, "histogram_matching": ""})
-    return environment.get_template("report.html.j2").render(
+    return page.render(
+        "cyclescan.evaluation",
+        "report.html.j2",
         notice=NOTICE,
         names=names,
         notes=notes,
