@@ -30,7 +30,9 @@ QUANTILES = (5, 10, 25, 50, 75, 90)
 AXES = ("depth", "height", "width")
 CONTRAST = (*(f"body_{q}" for q in QUANTILES), "edges", "snr")
 RIDGE = 0.2  # of the correlations between them, where few scans would make them up
-SEPARATION = 5.0  # standard deviations between two domains from which on their scans can be told apart
+FAR = 3.0  # robust standard deviations
+FEWEST_TO_COMPARE = 6  # scans of each domain: two halves of one domain then seem to differ in 1 of 100 draws
+SEPARATION = 4.0  # standard deviations between two domains from which on their scans can be told apart
 HALFWAY = 0.5
 LIKENESS = "likeness"
 
@@ -181,18 +183,18 @@ def _likeness(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
     Returns:
         "weights" by measure and "offset"; None where scans are too few, or too alike for it to mean anything.
 
-    Source: Fisher, The use of multiple measurements in taxonomic problems, Annals of Eugenics 7 (1936); the
-    correlations shrunk towards 0 and no deviation below that of the least limits.
+    Source: Fisher, The use of multiple measurements in taxonomic problems, Annals of Eugenics 7 (1936); with
+    robust deviations, none below that of the least limits, and correlations shrunk towards 0.
     """
     keys = [key for key in CONTRAST if all(key in values for values in (*cohort, *other))]
-    if min(len(cohort), len(other)) < FEWEST or not keys:
+    if min(len(cohort), len(other)) < FEWEST_TO_COMPARE or not keys:
         return None
     ours, theirs = (np.array([[_linear(key, v[key]) for key in keys] for v in group]) for group in (cohort, other))
     centre, difference = np.median(ours, 0), np.median(theirs, 0) - np.median(ours, 0)
     rest = np.concatenate([ours - centre, theirs - centre - difference])
     least = [_linear(key, MEASURES[key].width) / SPREAD for key in keys]
-    deviation = np.maximum(np.sqrt((rest**2).mean(0)), least)
-    standard = rest / deviation
+    deviation = np.maximum(SD_OF_MAD * np.median(np.abs(rest), 0), least)
+    standard = np.clip(rest / deviation, -FAR, FAR)  # a scan that does not belong to its cohort counts for little
     correlation = (1 - RIDGE) * standard.T @ standard / len(standard) + RIDGE * np.eye(len(keys))
     weights = np.linalg.solve(correlation, difference / deviation) / deviation
     squared = float(weights @ difference)

@@ -82,7 +82,7 @@ def _inside(array: np.ndarray) -> np.ndarray:
     if not high > low:  # nearly all of it is one value
         return smooth > smooth.min() if smooth.max() > smooth.min() else np.ones(smooth.shape, bool)
     root = np.sqrt(np.clip((smooth - low) / (high - low), 0, 1))
-    limit = threshold_multiotsu(root, classes=3)[0] if len(np.unique(root)) > 2 else 0.5
+    limit = threshold_multiotsu(root.ravel(), classes=3)[0] if len(np.unique(root)) > 2 else 0.5
     # smoothing alone would carry a bright surface one voxel into the air
     above = (root > limit) & (array > low + limit**2 * (high - low))
     labels, count = ndimage.label(above)
