@@ -90,11 +90,15 @@ def write(
 
 def _check_belongs(run: Run, info: dict, records: str | Path) -> None:
     def essence(about):
-        return {d: (about["domains"][d]["name"], about["domains"][d]["scaling"]) for d in "ab"}, about["spacing_mm"]
+        kinds = {
+            d: (domain["name"], domain["scaling"], domain.get("preprocessing", {}))
+            for d, domain in about["domains"].items()
+        }
+        return kinds, about["spacing_mm"]
 
     if essence(info) != essence(run.data):
         raise InputError(
-            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling and spacing are "
+            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps and spacing are "
             f"{essence(info)}, those of the run {essence(run.data)}."
         )
 
