@@ -98,8 +98,8 @@ def _check_belongs(run: Run, info: dict, records: str | Path) -> None:
 
     if essence(info) != essence(run.data):
         raise InputError(
-            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps and spacing are "
-            f"{essence(info)}, those of the run {essence(run.data)}."
+            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps and "
+            f"spacing are {essence(info)}, those of the run {essence(run.data)}."
         )
 
 

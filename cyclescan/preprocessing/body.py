@@ -12,6 +12,7 @@ from cyclescan.preprocessing import geometry
 from cyclescan.volume import Volume
 
 COARSE_VOXELS = 96  # an axis of twice as many is halved first, of three times as many divided by three
+HISTOGRAM_BINS = 256
 CLOSING_VOXELS = 2  # gaps of this half-width in the surface are closed: bone at the skin, a fold of fat
 
 
@@ -82,7 +83,10 @@ def _inside(array: np.ndarray) -> np.ndarray:
     if not high > low:  # nearly all of it is one value
         return smooth > smooth.min() if smooth.max() > smooth.min() else np.ones(smooth.shape, bool)
     root = np.sqrt(np.clip((smooth - low) / (high - low), 0, 1))
-    limit = threshold_multiotsu(root.ravel(), classes=3)[0] if len(np.unique(root)) > 2 else 0.5
+    counts, edges = np.histogram(root, HISTOGRAM_BINS, (0.0, 1.0))
+    limit = 0.5
+    if np.count_nonzero(counts) > 2:
+        limit = threshold_multiotsu(classes=3, hist=(counts, (edges[:-1] + edges[1:]) / 2))[0]
     # smoothing alone would carry a bright surface one voxel into the air
     above = (root > limit) & (array > low + limit**2 * (high - low))
     labels, count = ndimage.label(above)
@@ -90,4 +94,15 @@ def _inside(array: np.ndarray) -> np.ndarray:
         above = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     room = CLOSING_VOXELS
     closed = ndimage.binary_closing(np.pad(above, room), iterations=room)[room:-room, room:-room, room:-room]
-    return np.stack([ndimage.binary_fill_holes(sagittal) for sagittal in closed])
+    return _without_holes(closed)
+
+
+def _without_holes(inside: np.ndarray) -> np.ndarray:
+    """`inside` and, in each sagittal slice, what cannot be reached from the slice's edge without crossing it."""
+    outside = np.pad(~inside, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(outside, in_plane)
+    reached = np.zeros(count + 1, bool)
+    reached[labels[:, 0, 0]] = True
+    return ~reached[labels][:, 1:-1, 1:-1]
