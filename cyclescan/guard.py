@@ -166,7 +166,7 @@ def outside(values: Mapping[str, float], cohort: Mapping) -> list[dict]:
         parts = (weight * _linear(key, values[key]) for key, weight in likeness["weights"].items())
         value = _short(likeness["offset"] + sum(parts))
         if value > HALFWAY:
-            found.append({"measure": LIKENESS, "value": value, "low": None, "high": HALFWAY})
+            found.insert(0, {"measure": LIKENESS, "value": value, "low": None, "high": HALFWAY})
     return found
 
 
@@ -207,15 +207,17 @@ def _likeness(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
     }
 
 
-def sentence(findings: Sequence[Mapping]) -> str:
-    """What `outside` found as the end of a sentence, without a full stop."""
+def sentence(findings: Sequence[Mapping], most: int | None = None) -> str:
+    """What `outside` found as the end of a sentence, without a full stop; beyond `most` measures only their number."""
     parts = []
-    for finding in findings:
+    for finding in findings[:most]:
         about = MEASURES[finding["measure"]]
         unit = f" {about.unit}" if about.unit else ""
         low, high = finding["low"], finding["high"]
         allowed = f"at most {high:.3g}" if low is None else f"{low:.3g} to {high:.3g}"
         parts.append(f"{about.label} {finding['value']:.3g}{unit} ({allowed})")
+    if len(findings) > len(parts):
+        parts.append(f"and {len(findings) - len(parts)} more")
     return ", ".join(parts)
 
 

@@ -20,6 +20,7 @@ from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.evaluation import metrics as measures
 from cyclescan.files import read_json, write_text
+from cyclescan.preprocessing import Options
 from cyclescan.presets import PRESETS
 from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS, Run
@@ -98,8 +99,8 @@ def _check_belongs(run: Run, info: dict, records: str | Path) -> None:
 
     if essence(info) != essence(run.data):
         raise InputError(
-            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps and "
-            f"spacing are {essence(info)}, those of the run {essence(run.data)}."
+            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps "
+            f"and spacing are {essence(info)}, those of the run {essence(run.data)}."
         )
 
 
@@ -290,6 +291,10 @@ def _data_facts(run: Run, info: dict | None) -> list[tuple[str, str]]:
                 f"{intensity['low']:g} and {intensity['high']:g}",
             )
         )
+    for domain in "ab":
+        about = run.data["domains"][domain]
+        if steps := Options.of(about).sentences():
+            facts.append((f"further steps of {about['name']}", f"each scan {', '.join(steps)}"))
     facts.append(
         ("working grid", f"{times(f'{s:g}' for s in run.data['spacing_mm'])} mm, axes {''.join(run.data['axes'])}")
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED = 4  # measures outside their limits in a warning; the JSON file has all
+
 
 def translate_file(
     translator: Translator,
@@ -208,9 +210,8 @@ def _read(translator: Translator, path: Path, index: int | None, side: str | Non
 
 def _warn(path: Path, findings: list[dict] | None) -> None:
     if findings:
-        log.warning(
-            "warning: %s is unlike the scans that the model was trained on: %s.", path, guard.sentence(findings)
-        )
+        what = guard.sentence(findings, NAMED)
+        log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path, what)
 
 
 def _write(

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MEASURES = "qc.json"
 LIMITS = ("low", "median", "high")
+OUTLIERS_SHOWN = 200  # of each domain, with pictures; all are listed
 SHOWN = 48  # scans of each domain inside the limits that are shown as well
 ROWS = 1000  # of each domain's table, outliers first
 PIXELS = 120  # the largest edge of a thumbnail
@@ -184,7 +185,7 @@ def _domain(folder: Path, domain: str, about: dict, measured: list[dict]) -> dic
                 "split": scan["split"],
                 "findings": guard.sentence(findings),
                 "cells": [_cell(key, scan["values"], findings) for key in keys],
-                "planes": list(_thumbnails(folder, scan)) if number < outliers + SHOWN else [],
+                "planes": list(_thumbnails(folder, scan)) if number < min(outliers, OUTLIERS_SHOWN) + SHOWN else [],
             }
             for number, (scan, findings) in enumerate(found)
         ],

@@ -126,6 +126,7 @@ def test_limits_by_hand():
     assert [(f["measure"], f["value"]) for f in found] == [("air", 0.9), ("flip_deg", 120.0)]
     said = "share of air 0.9 (0.15 to 0.45), flip angle 120 degrees (6.61 to 87.2)"
     assert guard.sentence(found) == said
+    assert guard.sentence(found, 1) == "share of air 0.9 (0.15 to 0.45), and 1 more"
     assert guard.outside({"flip_deg": 100.0, "snr": 3.0}, about) == [
         {"measure": "flip_deg", "value": 100.0, "low": flip["low"], "high": flip["high"]}
     ]

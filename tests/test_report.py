@@ -193,12 +193,16 @@ def test_settings_and_facts(whole):
 
 def test_without_records(tmp_path, capsys):
     run = write_run(tmp_path / "run")
+    run.data["domains"]["a"]["preprocessing"] = {"n4": True, "crop_body_mm": 8.0}
+    run.write()
     assert report.main(["--run", str(run.path), "--out", str(tmp_path / "page.html")]) == 0
     dom, console = chromium(tmp_path / "page.html", tmp_path, "--dump-dom")
     page = self_contained(dom)
     assert console == [] and page.headings == SECTIONS[3:]
     assert len(page.images) == 1
     assert "were not at hand" in page.words
+    said = "further steps of ciss each scan is bias-corrected (N4), is cropped to the body and 8 mm around it"
+    assert said in page.words and "further steps of dess" not in page.words
 
 
 def test_the_runs_own_records_are_the_default(tiny_records, tmp_path, monkeypatch):

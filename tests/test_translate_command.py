@@ -341,7 +341,7 @@ def test_a_scan_unlike_the_training_is_named_and_translated(call, knees, tmp_pat
     assert re.search(r"likeness to the other domain of the model [\d.]+ \(at most 0.5\)", warnings[0])
     assert read_json(tmp_path / "out/ciss.json")["guard"] == []
     found = read_json(tmp_path / "out/dess.json")["guard"]
-    assert found[-1]["measure"] == "likeness" and found[-1]["high"] == 0.5 < found[-1]["value"]
+    assert found[0]["measure"] == "likeness" and found[0]["high"] == 0.5 < found[0]["value"]
     caplog.clear()
     assert call(tmp_path / "scans/ciss.nii.gz", tmp_path / "x.nii.gz", model=run.path, direction="b2a")[0] == 0
     assert f"{tmp_path}/scans/ciss.nii.gz is unlike" in caplog.text

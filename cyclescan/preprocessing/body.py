@@ -22,7 +22,8 @@ def mask(array: np.ndarray) -> np.ndarray:
     Otsu's threshold of three classes on the square root of the smoothed intensities (air, dark tissue, bright tissue;
     two classes part fat from muscle where fat is bright), the largest connected part of what lies above the lower one,
     closed and, sagittal slice by slice, filled: cortical bone and water-suppressed joint fluid are as dark as air.
-    On digital knees the Dice overlap with the truth is at least 0.97 for CISS, DESS and CT.
+    Dice overlap with the truth on 40 digital knees: 0.995 on average for CISS, 0.986 for CT and 0.983 for DESS (least
+    0.90, where dark muscle is lost in the noise).
 
     Args:
         array: (depth, height, width), finite.
