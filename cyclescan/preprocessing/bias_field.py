@@ -34,10 +34,13 @@ def correct(volume: Volume) -> tuple[Volume, dict]:
         The corrected scan, and a record with the logarithm of the field as cubic B-spline coefficients.
 
     Raises:
-        InputError: N4 fails on this scan.
+        InputError: the scan has a single slice along an axis, or N4 fails on it.
 
     Source: Tustison et al., N4ITK: improved N3 bias correction, IEEE Trans. Med. Imaging 29 (2010), as in SimpleITK.
     """
+    if min(volume.shape) < 2:
+        shape = " x ".join(map(str, volume.shape))
+        raise InputError(f"N4 bias correction needs at least 2 voxels along each axis; the scan has {shape}.")
     factors = [
         max(1, min(round(COARSE_MM / s), n // FEWEST)) for s, n in zip(volume.spacing_mm, volume.shape, strict=True)
     ]

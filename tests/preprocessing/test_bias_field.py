@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from cyclescan.errors import InputError
 from cyclescan.preprocessing import bias_field, body
 from cyclescan.volume import Volume
 from data_prep.phantom import make_subject
@@ -58,6 +59,11 @@ def test_blocks_keep_the_field_where_it_was():
     field = np.log(bias_field.field_of(record, (4, 16, 6)))[2, :, 3]
     np.testing.assert_allclose(field[1::3][:5], np.linspace(0, 1, 5), atol=1e-5)
     np.testing.assert_allclose(field[[0, 14, 15]], [0, 1, 1], atol=1e-5)
+
+
+def test_a_single_slice_is_refused():
+    with pytest.raises(InputError, match="needs at least 2 voxels along each axis; the scan has 1 x 30 x 30"):
+        bias_field.correct(Volume(np.random.default_rng(0).random((1, 30, 30), np.float32), np.eye(4)))
 
 
 def test_simpleitk_is_imported_only_when_a_scan_is_corrected():
