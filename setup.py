@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["cyclescan*", "data_prep*"]),
-    package_data={"cyclescan.evaluation": ["*.j2"]},
+    package_data={"cyclescan": ["*.j2"], "cyclescan.evaluation": ["*.j2"], "data_prep": ["*.j2"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.12,<4",

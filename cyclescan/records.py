@@ -27,7 +27,9 @@ import numpy as np
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 1 had no mask
+READABLE_TEXT = " and ".join(map(str, READABLE))
 UNIT = 32767.0
 UNKNOWN = -32768  # stored for NaN
 
@@ -47,6 +49,8 @@ class Record:
             it is unknown: beyond the field of view of the partner's scan.
         partner_subject: pseudonymous id of the partner; "" for a scan.
         weight: confidence of the pair in (0, 1]; 1 for a scan.
+        mask: uint8 of the shape of `voxels`, 1 in the body and 0 in the air around it, see `preprocessing.body`; None
+            where it is not known.
     """
 
     voxels: np.ndarray
@@ -58,6 +62,7 @@ class Record:
     partner: np.ndarray | None = None
     partner_subject: str = ""
     weight: float = 1.0
+    mask: np.ndarray | None = None
 
     @property
     def kind(self) -> str:
@@ -84,6 +89,8 @@ def encode(record: Record) -> bytes:
         feature[key].bytes_list.value.append(text.encode())
     feature["voxels"].bytes_list.value.append(_pack(record.voxels))
     feature["partner"].bytes_list.value.append(b"" if record.partner is None else _pack(record.partner))
+    # eight voxels in a byte: a sixteenth of the bytes of the voxels themselves
+    feature["mask"].bytes_list.value.append(b"" if record.mask is None else np.packbits(record.mask).tobytes())
     # deterministic: the order of a protobuf map is not defined otherwise
     return example.SerializeToString(deterministic=True)
 
@@ -95,14 +102,15 @@ def decode(serialized: bytes) -> Record:
     try:
         feature = _example_class().FromString(serialized).features.feature
         version = feature["schema_version"].int64_list.value[0]
-        if version != SCHEMA_VERSION:
-            raise InputError(f"The record has schema version {version}; this program reads {SCHEMA_VERSION}.")
+        if version not in READABLE:
+            raise InputError(f"The record has schema version {version}; this program reads {READABLE_TEXT}.")
         shape = tuple(feature["shape"].int64_list.value)
         texts = {
             key: feature[key].bytes_list.value[0].decode()
             for key in ("kind", "domain", "domain_name", "subject", "partner_subject", "preprocessing")
         }
         partner = feature["partner"].bytes_list.value[0]
+        mask = feature["mask"].bytes_list.value[0] if version > 1 else b""
         return Record(
             voxels=_unpack(feature["voxels"].bytes_list.value[0], shape),
             affine=np.asarray(feature["affine"].float_list.value, np.float64).reshape(4, 4),
@@ -113,6 +121,7 @@ def decode(serialized: bytes) -> Record:
             partner=_unpack(partner, shape) if partner else None,
             partner_subject=texts["partner_subject"],
             weight=float(feature["weight"].float_list.value[0]),
+            mask=_unpack_mask(mask, shape) if mask else None,
         )
     except InputError:
         raise
@@ -285,3 +294,10 @@ def _pack(voxels: np.ndarray) -> bytes:
 def _unpack(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
     integers = np.frombuffer(packed, "<i2").reshape(shape)
     return np.where(integers == UNKNOWN, np.float32(np.nan), integers.astype(np.float32) / np.float32(UNIT))
+
+
+def _unpack_mask(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    voxels = int(np.prod(shape))
+    if len(packed) != -(-voxels // 8):
+        raise ValueError(f"a mask of {len(packed)} bytes for {voxels} voxels")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=voxels).reshape(shape)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import NOTICE, __version__, command
+from cyclescan import NOTICE, __version__, command, page
 from cyclescan import records as scans
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.evaluation import metrics as measures
 from cyclescan.evaluation import seams
 from cyclescan.files import read_json, write_text
+from cyclescan.preprocessing import Options
 from cyclescan.presets import PRESETS
 from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS, Run
@@ -91,12 +92,16 @@ def write(
 
 def _check_belongs(run: Run, info: dict, records: str | Path) -> None:
     def essence(about):
-        return {d: (about["domains"][d]["name"], about["domains"][d]["scaling"]) for d in "ab"}, about["spacing_mm"]
+        kinds = {
+            d: (domain["name"], domain["scaling"], domain.get("preprocessing", {}))
+            for d, domain in about["domains"].items()
+        }
+        return kinds, about["spacing_mm"]
 
     if essence(info) != essence(run.data):
         raise InputError(
-            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling and spacing are "
-            f"{essence(info)}, those of the run {essence(run.data)}."
+            f"{records} is not the kind of data that {run.path} was trained on: its domains, scaling, further steps "
+            f"and spacing are {essence(info)}, those of the run {essence(run.data)}."
         )
 
 
@@ -109,19 +114,12 @@ def _evaluate(run: Run, records: str | Path, weights: str | int, limit: int | No
 
 
 def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | int, notes: list[str]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cyclescan.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = {domain: display_name(about["name"]) for domain, about in run.data["domains"].items()}
     metrics, cases, compared = evaluated or ({}, [], {})
     about = metrics.get("about", {"split": "test", "data_range": None, "histogram_matching": ""})
-    return environment.get_template("report.html.j2").render(
+    return page.render(
+        "cyclescan.evaluation",
+        "report.html.j2",
         notice=NOTICE,
         names=names,
         notes=notes,
@@ -299,6 +297,10 @@ def _data_facts(run: Run, info: dict | None) -> list[tuple[str, str]]:
                 f"{intensity['low']:g} and {intensity['high']:g}",
             )
         )
+    for domain in "ab":
+        about = run.data["domains"][domain]
+        if steps := Options.of(about).sentences():
+            facts.append((f"further steps of {about['name']}", f"each scan {', '.join(steps)}"))
     facts.append(
         ("working grid", f"{times(f'{s:g}' for s in run.data['spacing_mm'])} mm, axes {''.join(run.data['axes'])}")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import logging
 import sys
@@ -11,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclescan import NOTICE, __version__, command
+from cyclescan import NOTICE, __version__, command, guard
 from cyclescan import volume as volumes
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, sha256, write_json
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED = 4  # measures outside their limits in a warning; the JSON file has all
+
 
 def translate_file(
     translator: Translator,
@@ -28,6 +31,7 @@ def translate_file(
     output: str | Path,
     index: int | None = None,
     progress: Progress | None = None,
+    side: str | None = None,
 ) -> Path:
     """Translate one NIfTI file and write the result with a JSON file beside it.
 
@@ -37,19 +41,20 @@ def translate_file(
         output: name of the result, ending in `.nii` or `.nii.gz`.
         index: which volume of a 4-D series (from 0); None for a 3-D file.
         progress: called with (windows done, windows in all).
+        side: "left" or "right", which the scan shows; None for what its name or the JSON file beside it says.
 
     Returns:
-        The path of the JSON file.
+        The path of the JSON file. A scan unlike the training's is translated, and a warning is logged.
 
     Raises:
         InputError: the scan cannot be used, or the result cannot be written or would replace the scan.
     """
     path, output = Path(path), Path(output)
     check_output(path, output)
-    scan = volumes.read(path, index)
-    array, records = translator.prepare(scan)
+    array, records, findings = _read(translator, path, index, side)
+    _warn(path, findings)
     translated = translator.translate_array(array, progress)
-    return _write(translator, translator.origin, path, output, index, translated, records)
+    return _write(translator, translator.origin, path, output, index, translated, records, findings)
 
 
 def translate_files(
@@ -57,6 +62,7 @@ def translate_files(
     jobs: list[tuple[Path, Path]],
     index: int | None = None,
     done: Callable[[Path, InputError | None], None] | None = None,
+    side: str | None = None,
 ) -> list[tuple[Path, InputError]]:
     """Translate many files: while the network works on one, the next is read and the last is written.
 
@@ -67,6 +73,7 @@ def translate_files(
         jobs: pairs of scan and result.
         index: see `translate_file`.
         done: called for each file as it ends, with the reason when it failed.
+        side: see `translate_file`.
 
     Returns:
         The files that failed, each with its reason; the others are written.
@@ -81,7 +88,7 @@ def translate_files(
 
     def read(path: Path, output: Path):
         check_output(path, output)
-        return translator.prepare(volumes.read(path, index))
+        return _read(translator, path, index, side)
 
     def written(writing: tuple[Path, Future] | None) -> None:
         if writing:
@@ -91,13 +98,15 @@ def translate_files(
         writing = None
         for path, output, reading in _one_ahead(reader, read, jobs):
             try:
-                array, records = reading.result()
+                array, records, findings = reading.result()
+                _warn(path, findings)
                 array = translator.translate_array(array)
             except InputError as error:
                 ended(path, error)
                 continue
             written(writing)
-            writing = (path, writer.submit(_write, translator, translator.origin, path, output, index, array, records))
+            job = (translator, translator.origin, path, output, index, array, records, findings)
+            writing = (path, writer.submit(_write, *job))
         written(writing)
     return failed
 
@@ -191,7 +200,31 @@ def _error_of(future: Future) -> InputError | None:
     return None
 
 
-def _write(translator: Translator, origin: Origin, path: Path, output: Path, index, array, records: list[dict]) -> Path:
+def _read(translator: Translator, path: Path, index: int | None, side: str | None):
+    """A scan ready for the network, the record of how, and what `Translator.outside` finds in it."""
+    scan = volumes.read(path, index)
+    if side:
+        scan = dataclasses.replace(scan, meta=scan.meta | {"side": side})
+    array, records = translator.prepare(scan)
+    return array, records, translator.outside(scan, records)
+
+
+def _warn(path: Path, findings: list[dict] | None) -> None:
+    if findings:
+        what = guard.sentence(findings, NAMED)
+        log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path, what)
+
+
+def _write(
+    translator: Translator,
+    origin: Origin,
+    path: Path,
+    output: Path,
+    index: int | None,
+    array,
+    records: list[dict],
+    findings: list[dict] | None,
+) -> Path:
     volume = translator.restore(array, records)
     volumes.write(volume, output, volumes.synthetic_descrip(__version__))
     sidecar = sidecar_of(output)
@@ -199,7 +232,8 @@ def _write(translator: Translator, origin: Origin, path: Path, output: Path, ind
         sidecar,
         {
             "notice": NOTICE,
-            "model": origin.model,
+            # no folder and no file's name: they often carry what identifies a patient; the hash says which scan it was
+            "model": Path(origin.model).resolve().name,
             "model_kind": origin.kind,
             "model_sha256": origin.sha256,
             "version": origin.version,
@@ -209,11 +243,8 @@ def _write(translator: Translator, origin: Origin, path: Path, output: Path, ind
             "direction": translator.direction,
             "source": translator.source_name,
             "target": translator.target_name,
-            # the name alone: folders often carry what identifies a patient
-            "input": path.name,
             "input_sha256": sha256(path),
             "input_volume": index,
-            "output": output.name,
             "settings": {
                 "window": list(translator.window),
                 "overlap": translator.overlap,
@@ -222,6 +253,7 @@ def _write(translator: Translator, origin: Origin, path: Path, output: Path, ind
             "spacing_mm": list(volume.spacing_mm),
             "working_spacing_mm": translator.data["spacing_mm"],
             "preprocessing": records,
+            "guard": findings,
             "target_intensity": translator.target_intensity,
             "cyclescan_version": __version__,
             "model_cyclescan_version": origin.cyclescan_version,
@@ -258,6 +290,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
     parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
+    parser.add_argument(
+        "--side",
+        choices=volumes.SIDES,
+        default=None,
+        help="which side the scans show, for a model that was trained on one; default: what a name (BIDS hemi-L, "
+        "hemi-R) or the JSON file beside a scan (Laterality) says",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -291,7 +330,7 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
     if len(jobs) == 1 and Path(arguments.input).is_file():
         path, output = jobs[0]
         with command.progress(unit="window") as bar:
-            translate_file(translator, path, output, arguments.volume, _on(bar))
+            translate_file(translator, path, output, arguments.volume, _on(bar), arguments.side)
         log.info("%s is written; it is a %s.", output, NOTICE)
         return command.DONE
     with command.progress(total=len(jobs), unit="file") as bar:
@@ -302,7 +341,7 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
                 with bar.external_write_mode(file=sys.stderr):
                     sys.stderr.write(f"failed: {path}: {' '.join(str(error).split())}\n")
 
-        failed = translate_files(translator, jobs, arguments.volume, done)
+        failed = translate_files(translator, jobs, arguments.volume, done, arguments.side)
     if len(failed) == len(jobs):
         raise InputError(f"None of the {len(jobs)} files of {arguments.input} could be translated.")
     log.info("%d of %d files are translated into %s.", len(jobs) - len(failed), len(jobs), arguments.output)

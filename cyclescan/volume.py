@@ -19,18 +19,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cyclescan import NOTICE
+from cyclescan import NOTICE, acquisition
 from cyclescan.errors import InputError
 from cyclescan.files import replacing
 
 CANONICAL_AXES = ("R", "S", "A")
+SIDES = ("left", "right")
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan: `array` float32 (depth, height, width), `affine` float64 (4, 4) in RAS+ mm, `meta` free facts."""
+    """A scan: `array` float32 (depth, height, width), `affine` float64 (4, 4) in RAS+ mm, `meta` free facts.
+
+    Facts that others rely on: "side", `SIDES` or absent, and "acquisition", see `acquisition.parameters`.
+    """
 
     array: np.ndarray
     affine: np.ndarray
@@ -53,6 +57,18 @@ class Volume:
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size in mm along the three array axes of a (4, 4) affine."""
     return tuple(float(s) for s in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
+
+
+def plane(array: np.ndarray, axis: int) -> np.ndarray:
+    """The middle plane across `axis` as it is displayed; the array points to R, S, A.
+
+    As radiologists do: superior up; anterior to the left in sagittal and up in axial planes; the patient's right on
+    the left.
+    """
+    middle = np.take(array, array.shape[axis] // 2, axis)
+    flipped = middle[::-1, ::-1]
+    # sagittal (S, A): rows are height already; coronal (R, S) and axial (R, A) have it as their second axis
+    return flipped if axis == 0 else flipped.T
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
@@ -110,7 +126,8 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
     except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.spatialimages.HeaderDataError) as error:
         raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
     array = array.reshape(shape[:3])
-    return checked(Volume(array, np.asarray(image.affine, np.float64), {"path": str(path)}), str(path))
+    meta = {"path": str(path), **acquisition.beside(path, stem(path))}
+    return checked(Volume(array, np.asarray(image.affine, np.float64), meta), str(path))
 
 
 def checked(volume: Volume, name: str) -> Volume:

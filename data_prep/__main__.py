@@ -1,4 +1,4 @@
-"""`python -m data_prep phantom|build|pair|verify`."""
+"""`python -m data_prep phantom|build|qc|pair|verify`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cyclescan import command
 COMMANDS = {
     "phantom": ("data_prep.phantom.command", "write digital knees: CISS, DESS, CT and labels of the same anatomy"),
     "build": ("data_prep.build", "turn two folders of scans into TFRecords"),
+    "qc": ("data_prep.qc", "show every scan beside the limits of its cohort, outliers first, in one HTML page"),
     "pair": ("data_prep.pairing", "register volumes of the two domains onto each other: pseudo-pairs for training"),
     "verify": ("data_prep.verify", "re-read every shard and every checksum of a data set"),
 }

@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 
 import cyclescan
-from cyclescan import records
+from cyclescan import guard, records
 from cyclescan.command import DONE, SOME_FAILED, progress
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing, sha256, write_json
-from cyclescan.preprocessing import geometry, intensity, prepare
-from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, count, read, read_header
-from data_prep import pseudonyms, scans, splits
+from cyclescan.preprocessing import Options, body, geometry, intensity, prepare
+from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, SIDES, count, read, read_header
+from data_prep import pseudonyms, qc, scans, splits
 from data_prep.splits import DOMAINS, SPLITS
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Source:
         path: absolute.
         subject: the user's name for the person.
         identity: its pseudonym, the only name that is written.
+        scan: the pseudonym of the scan.
+        side: "left" or "right" where a table states it.
         index: which volume of a 4-D series; None for a 3-D file.
         shape: number of voxels along the canonical axes.
         spacing_mm: along the canonical axes.
@@ -61,6 +63,8 @@ class Source:
     path: str
     subject: str
     identity: str
+    scan: str
+    side: str | None
     index: int | None
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -78,6 +82,7 @@ class Task:
     scaling: str
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int] | None
+    options: Options
     counter: str
 
 
@@ -112,6 +117,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"intensities of domain {domain} that become -1 and 1: percentile:LOW,HIGH of the whole volume or "
             f"window_hu:LOW,HIGH; without it, {intensity.CT_SCALING} for the name ct, else {intensity.MR_SCALING}",
         )  # fmt: skip
+    parser.add_argument("--n4", action="store_true", help="correct the bias field of MR scans (N4; seconds for a scan)")
+    parser.add_argument(
+        "--side", choices=SIDES,
+        help="mirror scans of the other side, so that all show this one; a table's column side, the BIDS entity hemi-L "
+        "or hemi-R, or Laterality in the JSON file beside a scan says which side it shows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crop-body", type=float, metavar="MM", dest="crop_body_mm", help="crop to the body and this margin around it"
+    )
+    parser.add_argument(
+        "--exclude", metavar="FILE", help="scans to leave out: their ids, one a line, as `data_prep qc` writes them"
+    )
     parser.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files to take, from 0")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; without it, one for each CPU")
@@ -147,6 +164,10 @@ def build(
     disjoint: bool = False,
     scaling_a: str | None = None,
     scaling_b: str | None = None,
+    n4: bool = False,
+    side: str | None = None,
+    crop_body_mm: float | None = None,
+    exclude: str | os.PathLike | None = None,
     volume: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -167,6 +188,10 @@ def build(
         disjoint: each training subject gives its scans to one domain only; validation and test keep both.
         scaling_a: see `intensity.measure`; None: a fixed HU window for a domain named "ct", else percentiles.
         scaling_b: the same for domain b.
+        n4: see `preprocessing.Options`, as the next two.
+        side: "left" or "right".
+        crop_body_mm: a margin.
+        exclude: a file with the ids of scans to leave out, see `qc.read_ids`.
         volume: which volume of 4-D files to take, from 0; None refuses them.
         seed: of the split. The same seed gives the same bytes, but for the pseudonyms, whose key is secret.
         workers: processes; None: one for each CPU.
@@ -188,6 +213,7 @@ def build(
     }
     for scaling in scalings.values():
         intensity.parse(scaling)
+    options = Options(n4, side, crop_body_mm)
     if split is not None:
         split = splits.parse(split)
     workers = _cpus() if workers is None else workers
@@ -201,17 +227,26 @@ def build(
     key = _key(pseudonyms.key_file(key_file), out)
 
     sources, failed = _read_headers(found, names, key, volume)
+    excluded = qc.exclude(sources, exclude)
     spacing_mm = _working_spacing(sources, spacing_mm)
     shape = _checked_shape(sources, spacing_mm, shape)
     chosen = _divide(found, sources, names, split=split, disjoint=disjoint, seed=seed)
     with replacing(out) as folder:
         for name in SPLITS:
             make_folder(folder / name)
-        tasks = _plan(chosen, folder, names=names, scalings=scalings, spacing_mm=spacing_mm, shape=shape)
+        tasks = _plan(
+            chosen, folder, names=names, scalings=scalings, spacing_mm=spacing_mm, shape=shape, options=options
+        )
         outcomes = _run_graph(tasks, folder, beam_runner, workers)
         by_path = {s.path: s for each in sources.values() for s in each}
         for domain, path, reason in (f for outcome in outcomes for f in outcome["failed"]):
             failed.append(_failure(names[domain], by_path[path].identity, path, reason))
+        shards = _name_shards(outcomes, folder)
+        domains = {d: _domain(names[d], scalings[d], outcomes, d) for d in DOMAINS}
+        qc.add_guards(domains, outcomes)
+        for d in DOMAINS:
+            if stated := options.for_scaling(scalings[d]).to_dict():
+                domains[d]["preprocessing"] = stated
         info = {
             "schema_version": records.SCHEMA_VERSION,
             "cyclescan_version": cyclescan.__version__,
@@ -220,12 +255,14 @@ def build(
             "axes": list(CANONICAL_AXES),
             "spacing_mm": list(spacing_mm),
             "shape": None if shape is None else list(shape),
-            "domains": {d: _domain(names[d], scalings[d], outcomes, d) for d in DOMAINS},
+            "domains": domains,
             "splits": {s: {d: _identities(outcomes, s, d) for d in DOMAINS} for s in SPLITS},
-            "shards": _name_shards(outcomes, folder),
+            "shards": shards,
             "failed": failed,
+            **({"excluded": excluded} if excluded else {}),
             "notice": cyclescan.NOTICE,
         }
+        qc.write_measures(folder, outcomes)
         write_json(folder / DATASET, info)
     return info
 
@@ -278,6 +315,7 @@ def _read_headers(
     sources, failed = {}, []
     for domain, listed in found.items():
         sources[domain] = []
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(scan.path)) for scan in listed])
         for scan in progress(listed, desc=f"headers of {names[domain]}", unit="scan", leave=False):
             identity = pseudonyms.pseudonym(key, scan.subject)
             path = os.path.abspath(scan.path)
@@ -291,7 +329,8 @@ def _read_headers(
             else:
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
-                sources[domain].append(Source(path, scan.subject, identity, wanted, shape, spacing_mm))
+                own = pseudonyms.scan_pseudonym(key, scan.subject, names[domain], os.path.relpath(path, root))
+                sources[domain].append(Source(path, scan.subject, identity, own, scan.side, wanted, shape, spacing_mm))
         if not sources[domain]:
             raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {last}")
     return sources, failed
@@ -403,6 +442,7 @@ def _plan(
     scalings: dict[str, str],
     spacing_mm: tuple[float, float, float],
     shape: tuple[int, int, int] | None,
+    options: Options,
 ) -> list[Task]:
     """Divide each (split, domain) into shards of equal numbers of scans, the largest shards first."""
     tasks = []
@@ -413,7 +453,8 @@ def _plan(
             path = str((folder / split / f"{domain}-part-{i:05d}.tfrecord").absolute())
             part = tuple(each[i * len(each) // total : (i + 1) * len(each) // total])
             counter = str((folder / "counter").absolute())
-            tasks.append(Task(path, split, domain, names[domain], part, scalings[domain], spacing_mm, shape, counter))
+            how = (scalings[domain], spacing_mm, shape, options.for_scaling(scalings[domain]))
+            tasks.append(Task(path, split, domain, names[domain], part, *how, counter))
     return sorted(tasks, key=lambda t: -len(t.sources))
 
 
@@ -475,22 +516,28 @@ def write_shard(task: Task) -> dict:
 
     Returns:
         Plain facts: split, domain, path, records, bytes, sha256, identities in order, limits (the low and high
-        intensity of each scan), failed ((domain, path, reason) of each), unwritable (why the file could not be
-        written, or None).
+        intensity of each scan), measured (scan, subject and `guard.measure` of each), failed ((domain, path, reason)
+        of each), unwritable (why the file could not be written, or None).
     """
     facts = {"split": task.split, "domain": task.domain, "path": task.path, "failed": [], "unwritable": None}
-    facts |= {"records": 0, "bytes": 0, "sha256": "", "identities": [], "limits": []}
+    facts |= {"records": 0, "bytes": 0, "sha256": "", "identities": [], "limits": [], "measured": []}
 
     def prepared() -> Iterator[records.Record]:
         for source in task.sources:
             try:
-                scan, steps = prepare(read(source.path, source.index), task.scaling, task.spacing_mm, task.shape)
+                raw = read(source.path, source.index)
+                if source.side:
+                    raw = dataclasses.replace(raw, meta=raw.meta | {"side": source.side})
+                scan, steps = prepare(raw, task.scaling, task.spacing_mm, task.shape, task.options)
             except InputError as error:
                 facts["failed"].append((task.domain, source.path, str(error)))
             else:
                 facts["identities"].append(source.identity)
                 facts["limits"] += [(r["low"], r["high"]) for r in steps if r["step"] == "intensity"]
-                yield records.Record(scan.array, scan.affine, task.domain, task.domain_name, source.identity, steps)
+                about = {"scan": source.scan, "subject": source.identity, "values": guard.measure(raw, steps)}
+                facts["measured"].append(about)
+                names = (task.domain, task.domain_name, source.identity)
+                yield records.Record(scan.array, scan.affine, *names, steps, mask=body.mask(scan.array))
             with open(task.counter, "ab") as stream:
                 stream.write(b".")
 
@@ -581,6 +628,7 @@ def _name_shards(outcomes: list[dict], folder: Path) -> dict[str, dict]:
             for i, outcome in enumerate(written):
                 name = f"{split}/{domain}-{i:05d}-of-{len(written):05d}.tfrecord"
                 os.rename(outcome["path"], folder / name)
+                outcome["shard"] = name
                 shards[name] = {key: outcome[key] for key in ("records", "bytes", "sha256")}
     return shards
 

@@ -61,3 +61,9 @@ def pseudonym(key: bytes, subject: str) -> str:
     """The id of a subject: "s" and the first 12 hexadecimal digits of HMAC-SHA256(key, name)."""
     digest = hmac.new(key, subject.encode("utf-8", "surrogateescape"), hashlib.sha256)
     return "s" + digest.hexdigest()[:DIGITS]
+
+
+def scan_pseudonym(key: bytes, subject: str, domain_name: str, name: str) -> str:
+    """The id of one scan: its subject's, a hyphen and 6 digits, made likewise of the domain and the file's name."""
+    own = pseudonym(key, "\0".join((subject, domain_name, name))).removeprefix("s")
+    return f"{pseudonym(key, subject)}-{own[:6]}"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cyclescan import volume
+from cyclescan import acquisition, volume
 from cyclescan.errors import InputError
 from data_prep.splits import SPLITS
 
@@ -20,11 +20,12 @@ BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A scan file, the subject it shows, and the split that a table states for it (None: not stated)."""
+    """A scan file, the subject it shows, and the split and the side that a table states for it (None: not stated)."""
 
     path: Path
     subject: str
     split: str | None = None
+    side: str | None = None
 
 
 def find(path: str | os.PathLike) -> list[Scan]:
@@ -32,10 +33,10 @@ def find(path: str | os.PathLike) -> list[Scan]:
 
     Args:
         path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over); or a
-            .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split
-            (train, val or test); or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of the
-            file's name or of a folder above it, else the file's name; where several files have the same name, the
-            folder they lie in.
+            .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split (train,
+            val or test) and side (left or right); or one NIfTI file. In a folder the subject is the BIDS entity
+            `sub-XXXX` of the file's name or of a folder above it, else the file's name; where several files have the
+            same name, the folder they lie in.
 
     Raises:
         InputError: there is no scan there, or the table is not understood, or it lists a file twice.
@@ -127,14 +128,19 @@ def _in_table(path: Path) -> list[Scan]:
         )
     scans: dict[str, Scan] = {}
     for number, row in enumerate(rows, 2):
-        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split")}
+        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split", "side")}
         if not values["subject"] or not values["path"]:
             raise InputError(f"Line {number} of the table {path} has no {'path' if values['subject'] else 'subject'}.")
         if values["split"] and values["split"] not in SPLITS:
             raise InputError(
                 f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
             )
-        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None)
+        side = acquisition.side_of(values["side"])
+        if values["side"] and not side:
+            raise InputError(
+                f"Line {number} of the table {path} has the side {values['side']!r}; allowed are left and right."
+            )
+        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None, side)
         if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
             raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
     if not scans:

@@ -66,9 +66,9 @@ def verify(records_dir: str | os.PathLike) -> dict:
     if not isinstance(info, dict) or not set(KEYS) <= set(info):
         missing = sorted(set(KEYS) - set(info)) if isinstance(info, dict) else KEYS
         raise InputError(f"{folder / 'dataset.json'} is not of a data set: it lacks {', '.join(missing)}.")
-    if info["schema_version"] != records.SCHEMA_VERSION:
+    if info["schema_version"] not in records.READABLE:
         raise InputError(
-            f"{folder} has schema version {info['schema_version']}; this program reads {records.SCHEMA_VERSION}."
+            f"{folder} has schema version {info['schema_version']}; this program reads {records.READABLE_TEXT}."
         )
     shards = dict(info["shards"])
     known = {path.relative_to(folder).as_posix() for split in SPLITS for path in records.shards(folder / split)}
@@ -142,6 +142,8 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
     for voxels in (record.voxels, *known):
         if not np.abs(voxels).max(initial=0) <= 1:  # true for NaN as well
             yield "has voxels outside [-1, 1]"
+    if record.mask is not None and not record.mask.any():
+        yield "has a mask without a body"
     if record.voxels.ndim != 3 or (info["shape"] and list(record.voxels.shape) != list(info["shape"])):
         yield f"has the shape {list(record.voxels.shape)}; {info['shape'] or 'three axes'} is stated"
     if not np.allclose(spacing_of(record.affine), info["spacing_mm"], rtol=SAME_SPACING):

@@ -27,6 +27,31 @@ def test_a_record_comes_back_within_half_a_unit():
         assert getattr(back, field) == getattr(record, field)
 
 
+@pytest.mark.parametrize("shape", [(4, 5, 6), (3, 3, 3)])
+def test_a_mask_comes_back_in_an_eighth_of_a_byte_a_voxel(shape):
+    mask = (np.random.default_rng(2).random(shape) < 0.6).astype(np.uint8)
+    voxels = np.zeros(shape, np.float32)
+    with_mask, without = (records.encode(make(voxels=voxels, mask=m)) for m in (mask, None))
+    back = records.decode(with_mask).mask
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, mask)
+    assert records.decode(without).mask is None
+    assert len(with_mask) - len(without) == -(-mask.size // 8)
+    example = tf.train.Example.FromString(with_mask)
+    example.features.feature["mask"].bytes_list.value[0] += b"\0"
+    with pytest.raises(InputError, match=f"a mask of {-(-mask.size // 8) + 1} bytes for {mask.size} voxels"):
+        records.decode(example.SerializeToString())
+
+
+def test_records_of_the_first_version_are_read():
+    example = tf.train.Example.FromString(records.encode(make()))
+    del example.features.feature["mask"]
+    example.features.feature["schema_version"].int64_list.value[0] = 1
+    back = records.decode(example.SerializeToString())
+    assert back.mask is None
+    assert np.abs(back.voxels - make().voxels).max() <= 0.5001 / records.UNIT
+
+
 def test_a_pair_keeps_both_volumes():
     record = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
     back = records.decode(records.encode(record))
@@ -96,7 +121,7 @@ def test_other_bytes_are_no_record(data):
 def test_another_schema_version_is_refused():
     example = tf.train.Example.FromString(records.encode(make()))
     example.features.feature["schema_version"].int64_list.value[0] = 99
-    with pytest.raises(InputError, match="schema version 99; this program reads 1"):
+    with pytest.raises(InputError, match="schema version 99; this program reads 1 and 2"):
         records.decode(example.SerializeToString())
 
 

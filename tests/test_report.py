@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclescan import NOTICE, report
+from cyclescan import NOTICE, report, volume
 from cyclescan.errors import InputError
 from cyclescan.evaluation import figures
 from cyclescan.evaluation.paired import Case, evaluate_on_records
@@ -198,12 +198,16 @@ def test_settings_and_facts(whole):
 
 def test_without_records(tmp_path, capsys):
     run = write_run(tmp_path / "run")
+    run.data["domains"]["a"]["preprocessing"] = {"n4": True, "crop_body_mm": 8.0}
+    run.write()
     assert report.main(["--run", str(run.path), "--out", str(tmp_path / "page.html")]) == 0
     dom, console = chromium(tmp_path / "page.html", tmp_path, "--dump-dom")
     page = self_contained(dom)
     assert console == [] and page.headings == SECTIONS[3:]
     assert len(page.images) == 1
     assert "were not at hand" in page.words
+    said = "further steps of ciss each scan is bias-corrected (N4), is cropped to the body and 8 mm around it"
+    assert said in page.words and "further steps of dess" not in page.words
 
 
 def test_the_runs_own_records_are_the_default(tiny_records, tmp_path, monkeypatch):
@@ -301,11 +305,11 @@ def test_planes_are_shown_as_radiologists_do():
     array[3, 5, 7] = 1  # the last of every axis: right, superior, anterior
     for axis, expected in ((0, (0, 0)), (2, (0, 0)), (1, (0, 0))):
         middle = array.max(axis, keepdims=True).repeat(array.shape[axis], axis)
-        shown = figures.plane(middle, axis)
+        shown = volume.plane(middle, axis)
         assert np.argwhere(shown).tolist() == [list(expected)]
-    assert figures.plane(array, 0).shape == (6, 8)  # superior down, anterior to posterior across
-    assert figures.plane(array, 2).shape == (6, 4)
-    assert figures.plane(array, 1).shape == (8, 4)
+    assert volume.plane(array, 0).shape == (6, 8)  # superior down, anterior to posterior across
+    assert volume.plane(array, 2).shape == (6, 4)
+    assert volume.plane(array, 1).shape == (8, 4)
 
 
 def test_the_colours_of_the_error_span_what_is_there():

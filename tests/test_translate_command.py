@@ -13,10 +13,11 @@ import nilearn
 import numpy as np
 import pytest
 
-from cyclescan import NOTICE, __version__, preprocessing, translate, volume
+from cyclescan import NOTICE, __version__, guard, preprocessing, translate, volume
 from cyclescan.files import read_json, sha256
 from cyclescan.inference.translator import Translator
 from cyclescan.volume import Volume
+from data_prep.phantom import make_subject
 from tests.inference import tiny
 
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
@@ -88,7 +89,7 @@ def test_the_json_beside_the_result(run, scan, call, tmp_path):
     card = read_json(tmp_path / "x.json")
     expected = {
         "notice": NOTICE,
-        "model": str(run.path),
+        "model": run.path.name,
         "model_kind": "run",
         "version": "step-00000005",
         "weights": "5",
@@ -97,14 +98,14 @@ def test_the_json_beside_the_result(run, scan, call, tmp_path):
         "direction": "a2b",
         "source": "ciss",
         "target": "ct",
-        "input": "sub-0001.nii.gz",
         "input_sha256": sha256(scan),
-        "output": "x.nii",
+        "guard": None,  # a model older than the guard
         "settings": {"window": [8, 12, 16], "overlap": 0.25, "mirror": True},
         "working_spacing_mm": [8.0, 8.0, 8.0],
         "cyclescan_version": __version__,
     }
     assert {key: card[key] for key in expected} == expected
+    assert not {"sub-0001", str(tmp_path)} & {str(value) for value in card.values()}
     assert card["model_sha256"] == Translator.load(run.path, "a2b", 5).origin.sha256
     assert card["spacing_mm"] == pytest.approx(volume.spacing_of(OBLIQUE))
     assert datetime.fromisoformat(card["date"]).utcoffset().total_seconds() == 0
@@ -301,3 +302,86 @@ def test_the_header_of_a_scan_with_scaled_integers(call, tmp_path):
     header = nib.Nifti1Header(raw[:348])
     assert header.get_data_dtype() == np.float32
     assert header["scl_slope"] in (0, 1) or np.isnan(header["scl_slope"])
+
+
+@pytest.fixture(scope="module")
+def knees():
+    return [make_subject(11, (16, 32, 32), index=i) for i in range(12)]
+
+
+def run_of_knees(folder, knees, **preprocessing):
+    """A run that says of its domains what `data_prep build` would have said of the first ten knees."""
+    cohorts = {}
+    for name in ("ciss", "dess"):
+        scans = [Volume(getattr(knee, name), knee.affine, {"side": "left"}) for knee in knees[:10]]
+        steps = [preprocessing_of(scan, **preprocessing) for scan in scans]
+        cohorts[name] = [guard.measure(*each) for each in zip(scans, steps, strict=True)]
+    about = {"preprocessing": preprocessing} if preprocessing else {}
+    domains = [
+        tiny.domain(own, tiny.MR, 0.0, 1000.0) | about | {"guard": guard.limits_of(cohorts[own], cohorts[other])}
+        for own, other in (("ciss", "dess"), ("dess", "ciss"))
+    ]
+    return tiny.write_run(folder, spacing_mm=(6.0, 4.375, 4.375), a=domains[0], b=domains[1])
+
+
+def preprocessing_of(scan, **options):
+    return preprocessing.prepare(scan, tiny.MR, (6.0, 4.375, 4.375), options=preprocessing.Options(**options))[1]
+
+
+def test_a_scan_unlike_the_training_is_named_and_translated(call, knees, tmp_path, caplog):
+    """A healthy new knee raises nothing; a DESS scan given as CISS does, on one line and in the JSON file; code 0."""
+    run = run_of_knees(tmp_path / "run", knees)
+    for name in ("ciss", "dess"):
+        volume.write(Volume(getattr(knees[11], name), knees[11].affine), tmp_path / "scans" / f"{name}.nii.gz")
+    assert call(tmp_path / "scans", tmp_path / "out", model=run.path)[0] == 0
+    warnings = [message for message in caplog.messages if message.startswith("warning: ")]
+    assert len(warnings) == 1
+    start = f"warning: {tmp_path}/scans/dess.nii.gz is unlike the scans that the model was trained on: "
+    assert warnings[0].startswith(start)
+    assert re.search(r"likeness to the other domain of the model [\d.]+ \(at most 0.5\)", warnings[0])
+    assert read_json(tmp_path / "out/ciss.json")["guard"] == []
+    found = read_json(tmp_path / "out/dess.json")["guard"]
+    assert found[0]["measure"] == "likeness" and found[0]["high"] == 0.5 < found[0]["value"]
+    caplog.clear()
+    assert call(tmp_path / "scans/ciss.nii.gz", tmp_path / "x.nii.gz", model=run.path, direction="b2a")[0] == 0
+    assert f"{tmp_path}/scans/ciss.nii.gz is unlike" in caplog.text
+
+
+def test_a_model_of_one_side(call, knees, tmp_path):
+    """A knee of the other side is mirrored, translated and mirrored back: the mirror image of the translation."""
+    run = run_of_knees(tmp_path / "run", knees, side="left", crop_body_mm=10.0)
+    left, right = tmp_path / "left.nii.gz", tmp_path / "sub-1_hemi-R.nii.gz"
+    volume.write(Volume(knees[0].ciss, knees[0].affine), left)
+    volume.write(Volume(knees[0].ciss[::-1], knees[0].affine), right)
+    refused(call(left, tmp_path / "x.nii.gz", model=run.path), "It is not known which side the scan shows")
+    assert call(left, tmp_path / "l.nii.gz", "--side", "left", model=run.path)[0] == 0
+    assert call(right, tmp_path / "r.nii.gz", model=run.path)[0] == 0
+    one, other = (nib.load(tmp_path / name) for name in ("l.nii.gz", "r.nii.gz"))
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-5)
+    np.testing.assert_allclose(one.get_fdata(), other.get_fdata()[::-1], atol=1e-3 * 1000)
+    assert np.ptp(one.get_fdata()) > 100
+    steps = [[s["step"] for s in read_json(tmp_path / f"{n}.json")["preprocessing"]] for n in "lr"]
+    assert steps == [
+        ["canonical", "crop_or_pad", "resample", "intensity"],
+        ["canonical", "mirror", "crop_or_pad", "resample", "intensity"],
+    ]
+
+
+def test_an_exported_model_has_the_guard_and_says_what_its_graph_cannot_do(knees, tmp_path):
+    from cyclescan.export import export
+
+    run = run_of_knees(tmp_path / "run", knees, side="left", crop_body_mm=10.0)
+    card = read_json(export(run.path, tmp_path / "model") / "card.json")
+    for direction in ("a2b", "b2a"):
+        assert card["signatures"]["serving_default"]["inputs"]["volume"]["prepared_so_that_it"][direction] == [
+            "shows a left side, or is the mirror image of the other one",
+            "is cropped to the body and 10 mm around it",
+        ]
+    assert card["data"]["domains"]["a"]["guard"] == run.data["domains"]["a"]["guard"]
+    path = tmp_path / "dess.nii.gz"
+    volume.write(Volume(knees[11].dess, knees[11].affine), path)
+    command = [sys.executable, "-m", "cyclescan.translate", "--model", tmp_path / "model", "--direction", "a2b", path]
+    command = [*map(str, command), str(tmp_path / "x.nii"), "--side", "left"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stderr.count("warning: ") == 1 and f"warning: {path} is unlike the scans" in result.stderr

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cyclescan.evaluation.paired import Case
+from cyclescan.volume import plane
 
 DPI = 140
 SURFACE, INK, QUIET, RULE = "#ffffff", "#1b2733", "#5c6b7a", "#d8dfe6"
@@ -132,14 +133,6 @@ def planes(case: Case, error_limit: float) -> str:
             bar.ax.tick_params(labelsize=8, length=2, pad=1)
             bar.outline.set_visible(False)
         return _png(figure)
-
-
-def plane(array: np.ndarray, axis: int) -> np.ndarray:
-    """The middle plane across `axis` as it is displayed; the array points to R, S, A."""
-    middle = np.take(array, array.shape[axis] // 2, axis)
-    flipped = middle[::-1, ::-1]
-    # sagittal (S, A): rows are height already; coronal (R, S) and axial (R, A) have it as their second axis
-    return flipped if axis == 0 else flipped.T
 
 
 def error_limit(cases: Sequence[Case]) -> float:

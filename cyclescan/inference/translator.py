@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import __version__
+from cyclescan import __version__, guard
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
 from cyclescan.inference import sliding_window
-from cyclescan.preprocessing import prepare, restore
+from cyclescan.preprocessing import Options, prepare, restore
 from cyclescan.serving import saved_model
 from cyclescan.training import checkpoints
 from cyclescan.volume import Volume
@@ -244,10 +244,21 @@ class Translator:
         """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.
 
         Raises:
-            InputError: the scan has too little contrast for the model's scaling.
+            InputError: the scan has too little contrast for the model's scaling; the model needs to know which side
+                it shows.
         """
-        prepared, records = prepare(volume, self._domain(0)["scaling"], self.data["spacing_mm"])
+        source = self._domain(0)
+        prepared, records = prepare(volume, source["scaling"], self.data["spacing_mm"], options=Options.of(source))
         return prepared.array, records
+
+    def outside(self, volume: Volume, records: list[dict]) -> list[dict] | None:
+        """What is unlike the training scans in a scan and its record from `prepare`, see `guard.outside`.
+
+        Returns:
+            None where the model is older than the guard, and nothing is known.
+        """
+        cohort = self._domain(0).get("guard")
+        return guard.outside(guard.measure(volume, records), cohort) if cohort else None
 
     def restore(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring a translated array onto the grid of the scan it came from, in the target's intensities."""

@@ -6,67 +6,146 @@ intensity part in TensorFlow and a parity test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cyclescan.preprocessing import geometry, intensity
-from cyclescan.volume import Volume
+from cyclescan.errors import InputError
+from cyclescan.preprocessing import bias_field, body, geometry, intensity
+from cyclescan.volume import SIDES, Volume
 
-__all__ = ["geometry", "intensity", "prepare", "restore"]
+__all__ = ["Options", "bias_field", "body", "geometry", "intensity", "prepare", "restore"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Steps that are taken only where they are asked for; kept with the domain in dataset.json and in a run's config.
+
+    Attributes:
+        n4: divide an MR scan by its bias field.
+        side: "left" or "right": scans of the other side are mirrored; None leaves every scan as it is.
+        crop_body_mm: crop to the body and this margin around it; None keeps the whole field of view.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+
+    n4: bool = False
+    side: str | None = None
+    crop_body_mm: float | None = None
+
+    def __post_init__(self):
+        if self.side is not None and self.side not in SIDES:
+            raise InputError(f"The side is {self.side!r}; allowed is {' or '.join(SIDES)}.")
+        if self.crop_body_mm is not None:
+            body.check_margin(self.crop_body_mm)
+
+    def for_scaling(self, scaling: str) -> Options:
+        """These options for scans that are scaled by `scaling`: Hounsfield units have no bias field."""
+        return dataclasses.replace(self, n4=self.n4 and intensity.parse(scaling)[0] == "percentile")
+
+    def to_dict(self) -> dict:
+        """Plain JSON values of what differs from the default."""
+        default = Options()
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != getattr(default, k)}
+
+    @classmethod
+    def of(cls, domain: Mapping) -> Options:
+        """The options that an entry of `domains` in dataset.json states; older ones state none."""
+        return cls(**domain.get("preprocessing", {}))
+
+    def sentences(self) -> list[str]:
+        """What a scan must have undergone before it is given to a graph that cannot do these steps."""
+        parts = []
+        if self.side is not None:
+            parts.append(f"shows a {self.side} side, or is the mirror image of the other one")
+        if self.n4:
+            parts.append("is bias-corrected (N4)")
+        if self.crop_body_mm is not None:
+            parts.append(f"is cropped to the body and {self.crop_body_mm:g} mm around it")
+        return parts
 
 
 def prepare(
     volume: Volume,
-    scaling: str | None,
+    scaling: str,
     spacing_mm: Sequence[float] | None = None,
     shape: Sequence[int] | None = None,
+    options: Options | None = None,
 ) -> tuple[Volume, list[dict]]:
     """Bring a scan onto the working grid and its intensities onto [-1, 1].
 
     Args:
-        volume: a scan in any orientation.
-        scaling: how intensities are scaled, see `intensity.measure`; None leaves them as they are, for a served model,
-            which scales them itself.
+        volume: a scan in any orientation. `meta["side"]` says which side it shows, where `options.side` is given.
+        scaling: how intensities are scaled, see `intensity.measure`.
         spacing_mm: working spacing (depth, height, width); None keeps the scan's own.
         shape: working shape (depth, height, width) to crop or pad to; None keeps what the scan has.
+        options: further steps; None for none.
 
     Returns:
         The prepared volume and the record of every step, in order; `restore` walks it backwards.
+
+    Raises:
+        InputError: the scan has too little contrast; its side is asked for and not known; N4 fails.
     """
+    options = options or Options()
     records = []
     volume, record = geometry.to_canonical(volume)
     records.append(record)
+    if options.side is not None and _side_of(volume) != options.side:
+        volume, record = geometry.mirror(volume)
+        records.append(record)
+    if options.n4:
+        volume, record = bias_field.correct(volume)
+        records.append(record)
+    if options.crop_body_mm is not None:
+        volume, record = body.crop(volume, options.crop_body_mm)
+        records.append(record)
     if spacing_mm is not None:
         volume, record = geometry.resample(volume, spacing_mm)
         records.append(record)
-    if scaling is not None:
-        record = intensity.measure(volume.array, scaling)
-        records.append(record)
-        volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
+    record = intensity.measure(volume.array, scaling)
+    records.append(record)
+    volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
     if shape is not None:
         volume, record = geometry.crop_or_pad(volume, shape, fill=-1.0)
         records.append(record)
     return volume, records
 
 
+def _side_of(volume: Volume) -> str:
+    side = volume.meta.get("side")
+    if side not in SIDES:
+        raise InputError(
+            "It is not known which side the scan shows; say it with the column `side` of a table, the BIDS entity "
+            "`hemi-L` or `hemi-R` of the file's name, `Laterality` in the JSON file beside it, or --side of translate."
+        )
+    return side
+
+
 def restore(array: np.ndarray, records: list[dict], target: dict | None = None) -> Volume:
     """Bring an array on the working grid back onto the grid of the scan it came from.
 
     Args:
-        array: float32 (depth, height, width) on [-1, 1], on the grid that `prepare` returned; where that left the
-            intensities as they were, in those of the result.
+        array: float32 (depth, height, width) on [-1, 1], on the grid that `prepare` returned.
         records: what `prepare` recorded.
         target: the intensity record of the domain the array now belongs to; None inverts the scan's own.
 
     Returns:
-        The volume with the shape and the affine of the original scan, in the intensities of `target`.
+        The volume with the shape and the affine of the original scan, in the intensities of `target`. What was
+        cropped away is air. A bias field comes back with the scan's own intensities only: those of a target domain
+        are corrected ones.
     """
     volume = Volume(np.asarray(array, np.float32), geometry.working_affine(records))
+    air = -1.0
     for record in reversed(records):
         if record["step"] == "intensity":
-            volume = Volume(intensity.invert(volume.array, target or record), volume.affine)
+            scale = target or record
+            volume = Volume(intensity.invert(volume.array, scale), volume.affine)
+            air = scale["low"]
+        elif record["step"] == "bias_field":
+            volume = volume if target else bias_field.undo(volume, record)
         else:
-            fill = -1.0 if record["step"] == "crop_or_pad" else 0.0
-            volume = geometry.undo(volume, record, fill)
+            volume = geometry.undo(volume, record, air)
     return volume

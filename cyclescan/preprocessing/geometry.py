@@ -1,4 +1,4 @@
-"""Invertible changes of the grid: canonical orientation, spacing, crop and pad.
+"""Invertible changes of the grid: canonical orientation, left and right, spacing, crop and pad.
 
 Each step returns the new volume and a record (plain JSON) from which `undo` brings a volume back. A record holds
 the affine before and after, so that no rounding is repeated on the way back.
@@ -16,6 +16,7 @@ from cyclescan.errors import InputError
 from cyclescan.volume import CANONICAL_AXES, Volume, spacing_of
 
 SAME_SPACING = 1e-3  # relative; the difference over 500 voxels is half a voxel
+FWHM_OF_SD = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian
 
 
 def canonical_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -45,8 +46,8 @@ def to_canonical(volume: Volume) -> tuple[Volume, dict]:
 def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]:
     """Resample along the array's axes to another voxel size; the field of view keeps its centre.
 
-    Cubic splines, clipped to the volume's range; along an axis that becomes coarser a Gaussian of the usual
-    width (half the ratio's excess, as scikit-image's `resize`) prevents aliasing.
+    Cubic splines, clipped to the volume's range; along an axis that becomes coarser a Gaussian prevents aliasing, see
+    `anti_aliasing`.
 
     Raises:
         InputError: a spacing is not positive.
@@ -72,21 +73,58 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
     return Volume(_onto(volume, shape, affine), affine, volume.meta), record
 
 
+def anti_aliasing(step: np.ndarray) -> np.ndarray:
+    """The SD, in old voxels, of the Gaussian along each axis before it gets `step` times coarser; 0 where it does not.
+
+    Blurring a voxel of full width 1 at half maximum with it gives one of width `step`. At twice as coarse a grid a
+    fifth of the amplitude beyond its Nyquist frequency is left, on average, where half of the ratio's excess, as in
+    scikit-image, leaves two fifths.
+
+    Source: Cardoso et al., Scale factor point spread function matching: beyond aliasing in image resampling, MICCAI
+    2015, with a point spread function as wide as a voxel.
+    """
+    coarser = np.where(step > 1 + SAME_SPACING, step, 1.0)
+    return np.sqrt(coarser**2 - 1) / FWHM_OF_SD
+
+
 def crop_or_pad(volume: Volume, shape: Sequence[int], fill: float) -> tuple[Volume, dict]:
     """Crop or pad each axis about its centre to `shape`; new voxels get the value `fill`."""
     if len(shape) != 3 or not all(int(n) >= 1 for n in shape):
         raise InputError(f"The shape {tuple(shape)} is not allowed; it must be three positive whole numbers.")
-    start = [(n - int(m)) // 2 for n, m in zip(volume.shape, shape, strict=True)]
+    return window(volume, [(n - int(m)) // 2 for n, m in zip(volume.shape, shape, strict=True)], shape, fill)
+
+
+def window(volume: Volume, start: Sequence[int], shape: Sequence[int], fill: float) -> tuple[Volume, dict]:
+    """Crop or pad to the `shape` voxels that begin at voxel `start`; new voxels get the value `fill`."""
     record = {
         "step": "crop_or_pad",
         "shape_before": list(volume.shape),
         "affine_before": volume.affine.tolist(),
-        "start": start,
+        "start": [int(s) for s in start],
         "shape_after": [int(n) for n in shape],
     }
     result = _window(volume, start, shape, fill)
     record["affine_after"] = result.affine.tolist()
     return result, record
+
+
+def mirror(volume: Volume) -> tuple[Volume, dict]:
+    """Exchange the patient's left and right: the scan that the mirror image of the patient would have.
+
+    The first axis, which grows to the right, is reversed and goes on growing to the right. World coordinates are
+    mirrored at x = 0, the patient's midline, so that a left knee takes the place of the right one; the mirror image
+    of an oblique scan is oblique the other way.
+    """
+    record = {
+        "step": "mirror",
+        "shape_before": list(volume.shape),
+        "affine_before": volume.affine.tolist(),
+    }
+    reverse = np.diag([-1.0, 1, 1, 1])
+    reverse[0, 3] = volume.shape[0] - 1
+    affine = np.diag([-1.0, 1, 1, 1]) @ volume.affine @ reverse
+    record["affine_after"] = affine.tolist()
+    return Volume(np.ascontiguousarray(volume.array[::-1]), affine, volume.meta), record
 
 
 def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
@@ -99,6 +137,8 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
         )
         array = nib.orientations.apply_orientation(volume.array, back)
         return Volume(np.ascontiguousarray(array), before, volume.meta)
+    if record["step"] == "mirror":
+        return Volume(np.ascontiguousarray(volume.array[::-1]), before, volume.meta)
     if record["step"] == "resample":
         return Volume(_onto(volume, shape, before), before, volume.meta)
     if record["step"] == "crop_or_pad":
@@ -125,7 +165,7 @@ def _onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndar
         return volume.array
     offset = np.linalg.solve(volume.affine[:3, :3], affine[:3, 3] - volume.affine[:3, 3])
     array = volume.array
-    sigma = np.maximum(0, (step - 1) / 2)
+    sigma = anti_aliasing(step)
     if sigma.any():
         array = ndimage.gaussian_filter(array, sigma, mode="nearest")
     result = ndimage.affine_transform(array, step, offset, shape, order=3, mode="nearest", output=np.float32)

@@ -29,10 +29,8 @@ from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
 from cyclescan.inference.translator import Origin, Progress, Translator
-from cyclescan.preprocessing import prepare
 from cyclescan.serving import saved_model, tf_serving
 from cyclescan.training.checkpoints import DIRECTIONS
-from cyclescan.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -79,26 +77,27 @@ class ModelClient:
         self.version = version
         self.timeout_s = timeout_s
 
-    def predict(self, signature: str, name: str, array: np.ndarray) -> tuple[np.ndarray, int]:
-        """Send one array; receive `translated` and the version that made it.
+    def predict(self, signature: str, **inputs: np.ndarray) -> tuple[np.ndarray, int]:
+        """Send arrays; receive `translated` and the version that made it.
 
         Args:
-            signature: "serving_default" or "patches".
-            name: of the input: "volume" or "patches".
-            array: float32, as the card's signature says.
+            signature: "serving_default", "scaled" or "patches".
+            inputs: by name, as the card's signature says, the largest first.
 
         Raises:
             InputError: there is no server or no such model, it refuses the array, or it takes too long. A server that
                 cannot be reached is asked again, `RETRY_AFTER_S`.
         """
-        count = 4 * array.size
+        # of numbers that are not whole the graph takes float32 alone
+        typed = {k: np.asarray(v, np.float32 if np.asarray(v).dtype.kind == "f" else None) for k, v in inputs.items()}
+        array = next(iter(typed.values()))
+        count = array.nbytes
         if count > MAX_BYTES:
             raise InputError(
                 f"An array of {_size(array)} is {_megabytes(count)} MB; a message to a server holds at most "
                 f"{_megabytes(MAX_BYTES)} MB. Translate it here with cyclescan translate."
             )
-        array = np.ascontiguousarray(array, np.float32)
-        return self._patiently(lambda: self._predict(signature, name, array), _size(array), count)
+        return self._patiently(lambda: self._predict(signature, typed), _size(array), count)
 
     def status(self) -> dict[int, str]:
         """The state of each version the server knows: START, LOADING, AVAILABLE, UNLOADING or END.
@@ -108,7 +107,7 @@ class ModelClient:
         """
         return self._patiently(self._status)
 
-    def _predict(self, signature: str, name: str, array: np.ndarray) -> tuple[np.ndarray, int]:
+    def _predict(self, signature: str, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, int]:
         raise NotImplementedError
 
     def _status(self) -> dict[int, str]:
@@ -157,10 +156,10 @@ class GrpcClient(ModelClient):
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def _predict(self, signature, name, array):
+    def _predict(self, signature, inputs):
         import tensorflow as tf
 
-        request = tf_serving.predict_request(self.model, signature, {name: array}, self.version)
+        request = tf_serving.predict_request(self.model, signature, inputs, self.version)
         response = self._call(self._predictions.Predict, request)
         if "translated" not in response.outputs:
             raise ServerError("INTERNAL", NOT_OURS)
@@ -190,9 +189,11 @@ class RestClient(ModelClient):
     Bodies are not compressed: TensorFlow Serving unpacks at most 100 MB.
     """
 
-    def _predict(self, signature, name, array):
-        body = json.dumps({"signature_name": signature, "inputs": {name: array.tolist()}}).encode()
+    def _predict(self, signature, inputs):
+        lists = {name: array.tolist() for name, array in inputs.items()}
+        body = json.dumps({"signature_name": signature, "inputs": lists}).encode()
         if len(body) > MANY_BYTES:
+            array = next(iter(inputs.values()))
             log.warning(
                 "%s are %d MB as JSON; gRPC sends %d MB.", _size(array), len(body) // 10**6, array.nbytes // 10**6
             )
@@ -244,8 +245,7 @@ class RestClient(ModelClient):
 class RemoteTranslator(Translator):
     """A model on a server, used like one that is here: `translate.translate_file` and `translate_files` take it.
 
-    Its `prepare` leaves intensities as they are, and its `translate_array` takes a whole volume of them: the server
-    scales them and cuts windows.
+    It scales intensities itself, so that `guard` and `restore` are those of every translator, and asks for `scaled`.
 
     Args:
         client: the connection.
@@ -271,18 +271,15 @@ class RemoteTranslator(Translator):
             facts["window"],
         )
 
-    def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
-        """Bring a scan onto the working grid, in its own intensities; returns it and the record of it."""
-        prepared, records = prepare(volume, None, self.data["spacing_mm"])
-        return prepared.array, records
-
     def _ask(self, array: np.ndarray, window, overlap, progress: Progress | None) -> np.ndarray:
-        """What `translate_array` calls with raw intensities; the windows are the server's own affair.
+        """What `translate_array` calls.
 
         Raises:
             InputError: see `ModelClient.predict`; or the server has another version than the card's, or another model.
         """
-        result, version = self.client.predict("serving_default", "volume", array)
+        result, version = self.client.predict(
+            "scaled", volume=array, window=np.int32(window), overlap=np.float32(overlap)
+        )
         if str(version) != self.origin.version:
             self._follow(version)
         if result.shape != array.shape:

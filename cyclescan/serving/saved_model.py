@@ -22,6 +22,7 @@ from cyclescan import NOTICE, __version__
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, read_json, replacing, sha256, write_json
 from cyclescan.inference import sliding_window
+from cyclescan.preprocessing import Options
 from cyclescan.serving import tf_serving
 from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS, Run
@@ -39,8 +40,8 @@ LIMITS = [
     "Structures in the result can be invented or lost, above all where anatomy, coil, protocol or pathology differ "
     "from the training data.",
     "Intensities are on the scale of the training data of the target domain; they are not calibrated measurements.",
-    "serving_default expects one whole volume in the orientation and at the voxel size stated here; it cannot check "
-    "either.",
+    "serving_default expects one whole volume in the orientation and at the voxel size stated here, prepared as its "
+    "signature says; it cannot check any of it, nor whether the scan is like those of the training (data: guard).",
     "`patches` normalises every patch by itself, so a patch gives other values than the same place of a whole volume "
     "(instance normalisation); `serving_default` and `scaled` normalise by the whole volume, whatever the windows are.",
 ]
@@ -289,6 +290,10 @@ def _signatures(run: Run) -> dict:
                     **grid,
                     "unit": "intensities of the scanner as in the source file, or HU for CT",
                     "note": "one whole volume of any size, finite and not constant",
+                    # by direction: what the graph cannot do itself
+                    "prepared_so_that_it": {
+                        direction: Options.of(run.data["domains"][direction[0]]).sentences() for direction in DIRECTIONS
+                    },
                 }
             },
             "outputs": {

@@ -69,7 +69,7 @@ def test_the_data_set_is_what_the_contract_says(domains, tmp_path):
             "bytes": (out / name).stat().st_size,
             "sha256": sha256(out / name),
         }
-    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "test", "train", "val"]
+    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "qc.json", "test", "train", "val"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ciss", "dess", "keys", "records"]
 
 
@@ -122,7 +122,7 @@ def test_the_number_of_workers_changes_no_byte(domains, tmp_path):
             f"{tmp_path / workers} written, 0 scans failed",
         ]
     files = [{p.relative_to(tmp_path / w): p.read_bytes() for p in (tmp_path / w).rglob("*.*")} for w in ("1", "2")]
-    assert len(files[0]) == 7
+    assert len(files[0]) == 8
     assert files[0] == files[1]
 
 
@@ -137,7 +137,8 @@ def test_another_key_changes_the_ids_alone(domains, tmp_path):
         for x, y in zip(one[name], two[name], strict=True):
             assert x.subject != y.subject
             np.testing.assert_array_equal(x.voxels, y.voxels)
-            plain = [dataclasses.replace(r, voxels=None, affine=None, subject="") for r in (x, y)]
+            np.testing.assert_array_equal(x.mask, y.mask)
+            plain = [dataclasses.replace(r, voxels=None, affine=None, subject="", mask=None) for r in (x, y)]
             assert plain[0] == plain[1]
 
 

@@ -152,7 +152,11 @@ def test_disjoint_training_that_is_not(folder):
     [
         ({"domain": "b", "domain_name": "dess"}, "is of domain b (dess), in a shard of domain a"),
         ({"domain_name": "t1"}, "is of domain a (t1), in a shard of domain a"),
-        ({"voxels": np.zeros((10, 12, 13), np.float32)}, "has the shape [10, 12, 13]; [10, 12, 14] is stated"),
+        ({"mask": np.zeros((10, 12, 14), np.uint8)}, "has a mask without a body"),
+        (
+            {"voxels": np.zeros((10, 12, 13), np.float32), "mask": None},
+            "has the shape [10, 12, 13]; [10, 12, 14] is stated",
+        ),
         ({"affine": np.eye(4)}, "has the spacing [1.0, 1.0, 1.0] mm; [3.0, 2.0, 1.5] is stated"),
         ({"partner": np.zeros((10, 12, 14), np.float32)}, "is a pair, in the folder test"),
     ],
@@ -208,7 +212,7 @@ def test_a_folder_that_is_no_data_set(tmp_path, capsys, text, sentence):
 
 def test_another_schema_version(folder):
     restated(folder, lambda info: info.update(schema_version=7))
-    with pytest.raises(InputError, match="schema version 7; this program reads 1"):
+    with pytest.raises(InputError, match="schema version 7; this program reads 1 and 2"):
         verify(folder)
 
 

@@ -158,3 +158,36 @@ def test_a_spacing_that_is_not_positive(spacing_mm):
 def test_a_shape_that_is_not_positive(shape):
     with pytest.raises(InputError, match="must be three positive whole numbers"):
         geometry.crop_or_pad(sampled((4, 4, 4), RAS), shape, fill=0)
+
+
+def test_a_left_knee_takes_the_place_of_the_right_one():
+    """The mirror image of the field, sampled at the mirrored places, also where the scan is oblique."""
+    volume, _ = geometry.to_canonical(sampled((7, 20, 22), oblique()))
+    mirrored, record = geometry.mirror(volume)
+    assert mirrored.axes == ("R", "S", "A") and np.linalg.det(mirrored.affine) * np.linalg.det(volume.affine) > 0
+    where = places(mirrored.shape, mirrored.affine) * np.array([-1, 1, 1]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(mirrored.array, field_at(where), rtol=1e-5)
+    twice, _ = geometry.mirror(mirrored)
+    np.testing.assert_allclose(twice.affine, volume.affine, atol=1e-9)
+    back = geometry.undo(mirrored, record)
+    np.testing.assert_array_equal(back.array, volume.array)
+    np.testing.assert_array_equal(back.affine, volume.affine)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 3.0])
+def test_little_is_left_of_what_a_coarser_grid_cannot_show(ratio):
+    """Of waves beyond the new Nyquist frequency; those below half of it pass."""
+    n, low, high = 4096, 0.25 / ratio, 0.6 / ratio
+    kept, leaked = [], []
+    for frequency in np.linspace(0.02, 0.48, 24):
+        wave = np.cos(2 * np.pi * frequency * np.arange(n) + 0.3).astype(np.float32)
+        coarse, _ = geometry.resample(Volume(wave[None, None], RAS), (1.0, 1.0, ratio))
+        share = coarse.array.std() / wave.std()
+        (kept if frequency < low else leaked if frequency > high else []).append(share)
+    assert min(kept) > 0.8
+    assert np.mean(leaked) < (0.5 if ratio < 2 else 0.3)
+
+
+def test_nothing_is_smoothed_where_the_grid_stays_or_becomes_finer():
+    assert geometry.anti_aliasing(np.array([1.0, 0.4, 1.0005])).tolist() == [0, 0, 0]
+    assert geometry.anti_aliasing(np.array([2.0]))[0] == pytest.approx(0.7355, abs=1e-4)  # sqrt(3) / 2.3548

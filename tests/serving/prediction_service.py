@@ -150,7 +150,10 @@ def rest_handler(models, delay_s):
             path, _, method = self.path.removeprefix("/v1/models/").partition(":")
             name, _, version = path.partition("/versions/")
             assert method == "predict", self.path
-            inputs = {key: tf.make_tensor_proto(np.asarray(value, np.float32)) for key, value in body["inputs"].items()}
+            # the server takes the types from the signature; JSON tells whole numbers from others
+            arrays = {key: np.asarray(value) for key, value in body["inputs"].items()}
+            narrow = {"i": np.int32, "f": np.float32}
+            inputs = {k: tf.make_tensor_proto(v.astype(narrow[v.dtype.kind])) for k, v in arrays.items()}
             try:
                 outputs, _ = models.predict(name, int(version) if version else None, body["signature_name"], inputs)
             except RefusalError as refusal:

@@ -99,14 +99,14 @@ def test_a_model_of_others_is_told_apart(tmp_path, transport):
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.double)
     with ModelServer({"a2b": tmp_path}) as server:
         with pytest.raises(InputError, match="no output called translated, so its model is not one of cyclescan's"):
-            connect(server, transport).predict("serving_default", "volume", np.ones((2, 2, 2)))
+            connect(server, transport).predict("serving_default", volume=np.ones((2, 2, 2)))
         with pytest.raises(InputError, match="refuses the request; it says: Serving signature name"):
-            connect(server, transport).predict("patches", "patches", np.ones((1, 4, 4, 4, 1)))
+            connect(server, transport).predict("patches", patches=np.ones((1, 4, 4, 4, 1)))
 
 
 def test_patches(run, server):
     patches = np.random.default_rng(0).uniform(-1, 1, (3, 8, 4, 12, 1)).astype(np.float32)
-    result, version = connect(server).predict("patches", "patches", patches)
+    result, version = connect(server).predict("patches", patches=patches)
     assert version == 1
     np.testing.assert_allclose(result, checkpoints.load_generator(run, "a2b")(patches), atol=1e-5)
 
@@ -123,7 +123,7 @@ def test_patches(run, server):
 )
 def test_a_bad_volume_is_an_invalid_argument_with_a_sentence(server, transport, volume, sentence):
     with pytest.raises(InputError, match=sentence) as refused:
-        connect(server, transport).predict("serving_default", "volume", volume)
+        connect(server, transport).predict("serving_default", volume=volume)
     assert refused.value.__cause__.code == "INVALID_ARGUMENT"
 
 
@@ -142,31 +142,31 @@ def test_the_sentence_is_found_in_what_tensorflow_says(text, sentence):
 
 def test_an_empty_volume_and_bad_patches(server):
     with pytest.raises(InputError, match=r"The volume is empty; its shape is 0 4 4\.") as refused:
-        connect(server).predict("serving_default", "volume", np.zeros((0, 4, 4)))
+        connect(server).predict("serving_default", volume=np.zeros((0, 4, 4)))
     assert refused.value.__cause__.code == "INVALID_ARGUMENT"
     with pytest.raises(InputError, match=r"positive multiple of 4; got 1 4 6 4 1\.") as refused:
-        connect(server).predict("patches", "patches", np.ones((1, 4, 6, 4, 1)))
+        connect(server).predict("patches", patches=np.ones((1, 4, 6, 4, 1)))
     assert refused.value.__cause__.code == "INVALID_ARGUMENT"
 
 
 def test_sizes(exported, server):
     """gRPC's own limit is 4 MiB each way: here 5 MiB go and come; a server with a limit says so; 2 GiB are too many."""
     patch = np.random.default_rng(0).uniform(-1, 1, (1, 20, 256, 256, 1)).astype(np.float32)
-    assert connect(server).predict("patches", "patches", patch)[0].shape == patch.shape
+    assert connect(server).predict("patches", patches=patch)[0].shape == patch.shape
     with ModelServer({"a2b": exported / "a2b"}, max_bytes=1_000_000) as small:
         sentence = r"no room for 1 x 20 x 256 x 256 x 1 voxels \(5 MB\); .* larger than max \(\d+ vs. 1000000\)"
         with pytest.raises(InputError, match=sentence) as refused:
-            connect(small).predict("patches", "patches", patch)
+            connect(small).predict("patches", patches=patch)
         assert refused.value.__cause__.code == "RESOURCE_EXHAUSTED"
     with pytest.raises(
         InputError, match="1024 x 1024 x 512 voxels is 2147 MB; a message to a server holds at most 2147"
     ):
-        connect(server).predict("serving_default", "volume", np.broadcast_to(np.float32(1), (1024, 1024, 512)))
+        connect(server).predict("serving_default", volume=np.broadcast_to(np.float32(1), (1024, 1024, 512)))
 
 
 def test_json_of_a_large_volume_is_warned_about(server, monkeypatch, caplog):
     monkeypatch.setattr(client, "MANY_BYTES", 1000)
-    connect(server, "rest").predict("serving_default", "volume", tiny.head((8, 16, 16)))
+    connect(server, "rest").predict("serving_default", volume=tiny.head((8, 16, 16)))
     assert "8 x 16 x 16 voxels are 0 MB as JSON; gRPC sends 0 MB" in caplog.text
 
 
@@ -174,12 +174,12 @@ def test_json_of_a_large_volume_is_warned_about(server, monkeypatch, caplog):
 def test_no_server_no_model_no_time(exported, server, monkeypatch, transport):
     volume = tiny.head((8, 16, 16))
     with pytest.raises(InputError, match=r"has no model c2d; it says: (Servable not found|Could not find)"):
-        connect(server, transport, "c2d").predict("serving_default", "volume", volume)
+        connect(server, transport, "c2d").predict("serving_default", volume=volume)
     with pytest.raises(InputError, match="has no model a2b in version 9; it says: Servable not found"):
-        connect(server, transport, version=9).predict("serving_default", "volume", volume)
+        connect(server, transport, version=9).predict("serving_default", volume=volume)
     with ModelServer({"a2b": exported / "a2b"}, delay_s=2) as slow:
         with pytest.raises(InputError, match=r"no answer within 0\.3 s; choose a longer --timeout"):
-            connect(slow, transport, timeout_s=0.3).predict("serving_default", "volume", volume)
+            connect(slow, transport, timeout_s=0.3).predict("serving_default", volume=volume)
     monkeypatch.setattr(client, "RETRY_AFTER_S", (0.01, 0.01))
     with pytest.raises(InputError, match=r"No server answers at 127\.0\.0\.1:\d+ \(.*refused"):
         connect(slow, transport).status()
@@ -205,7 +205,7 @@ def test_ten_clients_at_once(run, server):
     clients = [connect(server, "rest" if i % 5 == 0 else "grpc") for i in range(10)]
 
     def ask(i):
-        return [clients[i].predict("serving_default", "volume", volumes[i])[0] for _ in range(3)]
+        return [clients[i].predict("serving_default", volume=volumes[i])[0] for _ in range(3)]
 
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(ask, range(10)))
@@ -226,7 +226,7 @@ def test_a_version_is_swapped_under_load_without_a_failed_request(run, exported,
     def ask(transport):
         asked = connect(server, transport)
         while not stop.is_set():
-            answers.append(asked.predict("serving_default", "volume", volume))
+            answers.append(asked.predict("serving_default", volume=volume))
 
     with ModelServer({"a2b": out / "a2b"}) as server, ThreadPoolExecutor(5) as pool:
         translator = RemoteTranslator(connect(server), out, "a2b")

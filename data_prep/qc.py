@@ -1,0 +1,237 @@
+"""Quality control of a data set: every scan beside the limits of its cohort, outliers first, in one HTML page.
+
+`build` measures each scan (`cyclescan.guard`) and leaves the measures in RECORDS/qc.json. The page is made from them
+and from the records, so it needs neither the scans nor the key of the pseudonyms. What it finds is left out by
+`build --exclude`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan import __version__, guard, page, records
+from cyclescan.errors import InputError
+from cyclescan.files import read_json, write_json, write_text
+from cyclescan.volume import plane, spacing_of
+from data_prep.splits import DOMAINS
+
+log = logging.getLogger(__name__)
+
+MEASURES = "qc.json"
+LIMITS = ("low", "median", "high")
+OUTLIERS_SHOWN = 200  # of each domain, with pictures; all are listed
+SHOWN = 48  # scans of each domain inside the limits that are shown as well
+ROWS = 1000  # of each domain's table, outliers first
+PIXELS = 120  # the largest edge of a thumbnail
+# what a plane is called, the axis it lies across, and the axes it shows to the right and down
+PLANES = (("sagittal", 0, 2, 1), ("coronal", 2, 0, 1), ("axial", 1, 0, 2))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("records", metavar="RECORDS", help="folder made by `data_prep build`")
+    parser.add_argument(
+        "--out", metavar="FILE.html",
+        help="the page; the ids of the outliers are written beside it as .txt; default: RECORDS/qc.html",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    out = Path(args.out) if args.out else Path(args.records) / "qc.html"
+    count = write(args.records, out)
+    log.info("%s shows %d outliers; leave them out with `build --exclude %s`", out, count, _ids_beside(out))
+
+
+def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:
+    """Write the page of a data set, and beside it, ending in .txt, the ids of its outliers, each with the reason.
+
+    Args:
+        folder: made by `build`.
+        out: the page, ending in .html.
+
+    Returns:
+        The number of outliers.
+
+    Raises:
+        InputError: the folder is no data set or has no measures; the page cannot be written.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The output {out} is not the name of a page; it must end in .html.")
+    info = records.read_info(folder)
+    if not (folder / MEASURES).exists():
+        raise InputError(f"{folder} has no {MEASURES}: it was built by an older version; build it again.")
+    measured = read_json(folder / MEASURES)["scans"]
+    domains = [_domain(folder, d, info["domains"][d], [s for s in measured if s["domain"] == d]) for d in DOMAINS]
+    outliers = [scan for domain in domains for scan in domain["scans"] if scan["findings"]]
+    text = page.render(
+        "data_prep",
+        "qc.html.j2",
+        domains=domains,
+        outliers=outliers,
+        limits=_limits([info["domains"][d]["guard"]["limits"] for d in DOMAINS]),
+        spread=f"{guard.SPREAD:g}",
+        ids_file=_ids_beside(out).name,
+        excluded=len(info.get("excluded", [])),
+        failed=info["failed"],
+        measures=guard.MEASURES,
+        rows=ROWS,
+        version=__version__,
+    )
+    write_text(out, text)
+    lines = (f"{scan['id']}  # {scan['name']}, {scan['split']}: {scan['findings']}\n" for scan in outliers)
+    write_text(_ids_beside(out), "".join(lines))
+    return len(outliers)
+
+
+def write_measures(folder: Path, outcomes: Sequence[dict]) -> None:
+    """Write RECORDS/qc.json: the pseudonyms, place and measures of every scan of a data set.
+
+    Args:
+        folder: of the data set.
+        outcomes: facts of each shard: "split", "domain", its name as "shard", and "measured", which has "scan",
+            "subject" and "values" of each record in order.
+    """
+    scans = [
+        {
+            "id": about["scan"],
+            "subject": about["subject"],
+            "domain": outcome["domain"],
+            "split": outcome["split"],
+            "shard": outcome["shard"],
+            "record": number,
+            "values": about["values"],
+        }
+        for outcome in outcomes
+        for number, about in enumerate(outcome["measured"])
+    ]
+    write_json(folder / MEASURES, {"scans": scans})
+
+
+def add_guards(domains: dict[str, dict], outcomes: Sequence[dict]) -> None:
+    """Put the limits of each domain's training scans into its entry of dataset.json, as "guard"."""
+    cohorts = {
+        domain: [
+            about["values"]
+            for outcome in outcomes
+            if (outcome["split"], outcome["domain"]) == ("train", domain)
+            for about in outcome["measured"]
+        ]
+        for domain in DOMAINS
+    }
+    for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
+        domains[domain]["guard"] = guard.limits_of(cohorts[domain], cohorts[other])
+
+
+def exclude(sources: dict[str, list], path: str | os.PathLike | None) -> list[str]:
+    """Remove the scans whose ids stand in a file from the lists of both domains; returns the ids.
+
+    Raises:
+        InputError: the file cannot be read; it names a scan that is not there, or all scans of a domain.
+    """
+    if path is None:
+        return []
+    ids = read_ids(path)
+    known = {source.scan for each in sources.values() for source in each}
+    if unknown := [i for i in ids if i not in known]:
+        raise InputError(
+            f"{path} names {unknown[0]}, which is no id of these scans; ids are those of the page of `data_prep qc`, "
+            "and of the key that the data set was built with."
+        )
+    for domain, each in sources.items():
+        sources[domain] = [source for source in each if source.scan not in ids]
+        if not sources[domain]:
+            raise InputError(f"{path} leaves no scan of domain {domain}; all {len(each)} are excluded.")
+    return ids
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The ids in a text file, one a line; what follows a # is a comment. `InputError` where it cannot be read."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The list of ids {path} cannot be read: {error}.") from error
+    return sorted({found for line in lines if (found := line.partition("#")[0].strip())})
+
+
+def _ids_beside(out: Path) -> Path:
+    return out.with_suffix(".txt")
+
+
+def _domain(folder: Path, domain: str, about: dict, measured: list[dict]) -> dict:
+    """What the page says of one domain; outliers come first, those with most findings before the others."""
+    cohort = about["guard"]
+    found = [(scan, guard.outside(scan["values"], cohort)) for scan in measured]
+    found.sort(key=lambda pair: -len(pair[1]))
+    outliers = sum(bool(findings) for _, findings in found)
+    keys = [key for key in guard.MEASURES if any(key in scan["values"] for scan in measured)]
+    return {
+        "name": about["name"],
+        "count": len(measured),
+        "trained": cohort["scans"],
+        "outliers": outliers,
+        "keys": keys,
+        "scans": [
+            {
+                "id": scan["id"],
+                "name": about["name"],
+                "split": scan["split"],
+                "findings": guard.sentence(findings),
+                "cells": [_cell(key, scan["values"], findings) for key in keys],
+                "planes": list(_thumbnails(folder, scan)) if number < min(outliers, OUTLIERS_SHOWN) + SHOWN else [],
+            }
+            for number, (scan, findings) in enumerate(found)
+        ],
+    }
+
+
+def _limits(each: list[dict]) -> list[dict]:
+    """The rows of the table of limits: three cells for each domain."""
+    rows = []
+    for key, about in guard.MEASURES.items():
+        if any(key in limits for limits in each):
+            cells = [_number(limits[key][n]) if key in limits else "–" for limits in each for n in LIMITS]
+            rows.append({"label": about.label, "unit": about.unit, "cells": cells})
+    return rows
+
+
+def _cell(key: str, values: dict, findings: list[dict]) -> dict:
+    text = _number(values[key]) if key in values else "–"
+    return {"text": text, "outside": any(finding["measure"] == key for finding in findings)}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _thumbnails(folder: Path, scan: dict) -> Iterator[dict]:
+    """The middle planes of a scan's record, all at one scale of millimetres."""
+    shard = folder / scan["shard"]
+    record = records.decode(records.read_at(shard, *records.index(shard)[scan["record"]]))
+    extent_mm = np.multiply(record.voxels.shape, spacing_of(record.affine))
+    scale = PIXELS / extent_mm.max()
+    for name, across, right, down in PLANES:
+        shown = plane(record.voxels, across)
+        step = max(1, max(shown.shape) // (2 * PIXELS))  # twice the pixels, for sharp screens
+        yield {
+            "name": name,
+            "source": _png(shown[::step, ::step]),
+            "width": max(1, round(extent_mm[right] * scale)),
+            "height": max(1, round(extent_mm[down] * scale)),
+        }
+
+
+def _png(shown: np.ndarray) -> str:
+    """A plane on [-1, 1] as the text of an image in a page."""
+    from matplotlib.image import imsave
+
+    stream = io.BytesIO()
+    imsave(stream, shown, cmap="gray", vmin=-1, vmax=1, format="png", metadata={"Software": None})
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
