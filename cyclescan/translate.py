@@ -289,6 +289,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="average with the translation of the volume mirrored left to right; takes twice as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
+    add_scan_arguments(parser)
+
+
+def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is to be said of scans, whoever translates them; see `run_with`."""
     parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
     parser.add_argument(
         "--side",
@@ -320,7 +325,7 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
 
     Args:
         load: makes the translator; called once the input is known to be there, because it takes seconds.
-        arguments: with `input`, `output` and `volume`, see `add_arguments`.
+        arguments: with `input`, `output` and what `add_scan_arguments` adds.
     """
     jobs = find_jobs(arguments.input, arguments.output)
     _check_distinct(jobs)

@@ -221,7 +221,9 @@ class _Evaluation:
         size = self._size // 2**node.level
         low, high = tf.maximum(first, 0), tf.minimum(end, size)
         padding = tf.concat([[[0, 0]], tf.stack([low - first, end - high], 1), [[0, 0]]], 0)
-        return tf.pad(self._inside(node, low, high), padding)
+        values = self._inside(node, low, high)
+        # the padding, known only when the graph runs, would hide the channels from whoever builds on them
+        return tf.ensure_shape(tf.pad(values, padding), (1, None, None, None, values.shape[-1]))
 
     def _inside(self, node: _Node, first: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
         """The same within the volume."""
@@ -230,39 +232,47 @@ class _Evaluation:
             return _cut(self._volume, first, end)
         if node in self._kept:
             return _cut(self._kept[node], first, end)
+        if isinstance(layer, WEIGHTED):
+            return self._convolved(node, first, end)
         parent = node.parents[0]
-        if isinstance(layer, UpsampledConv3D):
-            kernel = layer.kernel_size[0]
-            before, behind = upsampled_conv.margins(kernel)
-            low, high = first // 2, (end + 1) // 2
-            inputs = [self._around(parent, low - before, high + behind)]
-            if len(node.parents) == 2:
-                start = 2 * low - (kernel - 1) // 2
-                inputs.append(self._around(node.parents[1], start, start + 2 * (high - low) + kernel - 1))
-            return _cut(layer.valid(*inputs), first - 2 * low, end - 2 * low)
-        if isinstance(layer, layers.Conv3DTranspose):
-            kernel, stride = layer.kernel_size[0], layer.strides[0]
-            before = (kernel - stride) // 2
-            low, high = -((kernel - 1 - first - before) // stride), (end - 1 + before) // stride + 1
-            values = self._around(parent, low, high)
-            edges = (high - low - 1) * stride + kernel
-            shape = tf.concat([[1], edges, [layer.filters]], 0)
-            values = tf.nn.conv3d_transpose(values, layer.kernel, shape, stride, "VALID")
-            return _biased(layer, _cut(values, first + before - low * stride, end + before - low * stride))
-        if isinstance(layer, layers.Conv3D):
-            kernel, stride = layer.kernel_size[0], layer.strides[0]
-            start = first * stride - (kernel - stride) // 2
-            values = self._around(parent, start, start + (end - first - 1) * stride + kernel)
-            return _biased(layer, tf.nn.conv3d(values, layer.kernel, [1, *layer.strides, 1], "VALID"))
         if isinstance(layer, layers.GroupNormalization):
             scale, offset = self._affine[layer.name]
-            return self._inside(parent, first, end) * scale + offset
+            if parent in self._kept:
+                return self._inside(parent, first, end) * scale + offset
+            return self._convolved(parent, first, end, scale) + offset
         if isinstance(layer, layers.UpSampling3D):
             low = first // 2
             values = self._inside(parent, low, (end + 1) // 2)
             return _cut(layer(values), first - 2 * low, end - 2 * low)
         inputs = [self._inside(each, first, end) for each in node.parents]
         return layer(inputs if len(inputs) > 1 else inputs[0])
+
+    def _convolved(self, node: _Node, first: tf.Tensor, end: tf.Tensor, scale: tf.Tensor | float = 1.0) -> tf.Tensor:
+        """A convolution computed from its inputs, its channels multiplied by `scale`."""
+        layer, parent = node.layer, node.parents[0]
+        kernel = layer.kernel_size[0]
+        if isinstance(layer, UpsampledConv3D):
+            before, behind = upsampled_conv.margins(kernel)
+            low, high = first // 2, (end + 1) // 2
+            inputs = [self._around(parent, low - before, high + behind)]
+            if len(node.parents) == 2:
+                start = 2 * low - (kernel - 1) // 2
+                inputs.append(self._around(node.parents[1], start, start + 2 * (high - low) + kernel - 1))
+            return _cut(layer.valid(*inputs, scale=scale), first - 2 * low, end - 2 * low)
+        stride = layer.strides[0]
+        before = (kernel - stride) // 2  # as padding="same" puts in front of a grid that is a multiple of the stride
+        if isinstance(layer, layers.Conv3DTranspose):
+            low, high = -((kernel - 1 - first - before) // stride), (end - 1 + before) // stride + 1
+            edges = (high - low - 1) * stride + kernel
+            shape = tf.concat([[1], edges, [layer.filters]], 0)
+            weights = layer.kernel * tf.reshape(scale, [-1, 1])
+            values = tf.nn.conv3d_transpose(self._around(parent, low, high), weights, shape, stride, "VALID")
+            values = _cut(values, first + before - low * stride, end + before - low * stride)
+        else:
+            start = first * stride - before
+            values = self._around(parent, start, start + (end - first - 1) * stride + kernel)
+            values = tf.nn.conv3d(values, layer.kernel * scale, [1, *layer.strides, 1], "VALID")
+        return values + layer.bias * scale if layer.use_bias else values
 
 
 def _next(index: tf.Tensor, values: tf.Tensor, report) -> tf.Tensor:
@@ -271,10 +281,6 @@ def _next(index: tf.Tensor, values: tf.Tensor, report) -> tf.Tensor:
         reported = report(index)
     with tf.control_dependencies([reported]):
         return index + 1
-
-
-def _biased(layer, values: tf.Tensor) -> tf.Tensor:
-    return values + layer.bias if layer.use_bias else values
 
 
 def _cut(values: tf.Tensor, first: tf.Tensor, end: tf.Tensor) -> tf.Tensor:

@@ -115,13 +115,20 @@ class UpsampledConv3D(keras.layers.Layer):
         padded = [ops.pad(x, [(0, 0), *pad, (0, 0)]) for x, pad in zip(inputs, pads, strict=False)]
         return self.valid(*padded)
 
-    def valid(self, coarse, skip=None):
-        """The same without padding: `coarse` has its `margins` around it and `skip` what the kernel reaches beyond."""
-        result = convolve_doubled(coarse, self.kernel[..., : self.coarse_channels, :])
+    def valid(self, coarse, skip=None, scale=1.0):
+        """The same without padding: `coarse` has its `margins` around it and `skip` what the kernel reaches beyond.
+
+        Args:
+            coarse: (batch, d, h, w, c).
+            skip: (batch, 2d - margins, ..., s), or None.
+            scale: factors of the result's channels, which cost nothing here.
+        """
+        kernel = self.kernel * scale
+        result = convolve_doubled(coarse, kernel[..., : self.coarse_channels, :])
         if skip is not None:
-            weights = self.kernel[..., self.coarse_channels :, :]
+            weights = kernel[..., self.coarse_channels :, :]
             result = result + ops.conv(skip, weights, padding="valid", data_format="channels_last")
-        return result if self.bias is None else result + self.bias
+        return result if self.bias is None else result + self.bias * scale
 
     def compute_output_shape(self, input_shape):
         batch, *edges, _ = input_shape[0]
