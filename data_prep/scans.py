@@ -20,11 +20,19 @@ BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A scan file, the subject it shows, and the split that a table states for it (None: not stated)."""
+    """A scan file, the subject it shows, and what a table or a layout states about it (None: not stated).
+
+    Attributes:
+        path: the file.
+        subject: the user's name for the person.
+        split: train, val or test.
+        site: where it was made.
+    """
 
     path: Path
     subject: str
     split: str | None = None
+    site: str | None = None
 
 
 def find(path: str | os.PathLike) -> list[Scan]:
@@ -33,8 +41,8 @@ def find(path: str | os.PathLike) -> list[Scan]:
     Args:
         path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over); or a
             .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split
-            (train, val or test); or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of the
-            file's name or of a folder above it, else the file's name; where several files have the same name, the
+            (train, val or test) and site; or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of
+            the file's name or of a folder above it, else the file's name; where several files have the same name, the
             folder they lie in.
 
     Raises:
@@ -127,14 +135,14 @@ def _in_table(path: Path) -> list[Scan]:
         )
     scans: dict[str, Scan] = {}
     for number, row in enumerate(rows, 2):
-        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split")}
+        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split", "site")}
         if not values["subject"] or not values["path"]:
             raise InputError(f"Line {number} of the table {path} has no {'path' if values['subject'] else 'subject'}.")
         if values["split"] and values["split"] not in SPLITS:
             raise InputError(
                 f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
             )
-        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None)
+        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None, values["site"] or None)
         if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
             raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
     if not scans:

@@ -69,10 +69,14 @@ def test_names_that_are_not_ascii(tmp_path):
 
 @pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ","), ("t.TSV", "\t")])
 def test_a_table_with_paths_relative_to_it(tmp_path, name, delimiter):
-    rows = [["path", "age", "subject", "split"], ["x/1.nii", "30", "anna", "train"], ["x/2.nii", "31", "ben", "test"]]
+    rows = [
+        ["path", "age", "subject", "split", "site"],
+        ["x/1.nii", "30", "anna", "train", "north"],
+        ["x/2.nii", "31", "ben", "test", ""],
+    ]
     (tmp_path / name).write_text("\ufeff" + "\r\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
     assert scans.find(tmp_path / name) == [
-        scans.Scan(tmp_path / "x/1.nii", "anna", "train"),
+        scans.Scan(tmp_path / "x/1.nii", "anna", "train", "north"),
         scans.Scan(tmp_path / "x/2.nii", "ben", "test"),
     ]
 
