@@ -23,6 +23,9 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "nibabel>=5.2",
+        "pydicom>=3.0",
+        # carries the program; dates are its versions
+        "dcm2niix>=1.0.20250506",
         "matplotlib>=3.8",
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
@@ -37,7 +40,7 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
-        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "ruff>=0.8"],
+        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "highdicom>=0.27", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Intended Audience :: Science/Research"],

@@ -31,7 +31,7 @@ from cyclescan.command import DONE, SOME_FAILED, progress
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing, sha256, write_json
 from cyclescan.preprocessing import geometry, intensity, prepare
-from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, count, read, read_header
+from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS
 from data_prep import pseudonyms, scans, splits
 from data_prep.splits import DOMAINS, SPLITS
 
@@ -51,7 +51,7 @@ class Source:
 
     Attributes:
         path: absolute.
-        subject: the user's name for the person.
+        scan: the scan itself, with the user's name for the person.
         identity: its pseudonym, the only name that is written.
         index: which volume of a 4-D series; None for a 3-D file.
         shape: number of voxels along the canonical axes.
@@ -59,11 +59,15 @@ class Source:
     """
 
     path: str
-    subject: str
+    scan: scans.Scan
     identity: str
     index: int | None
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+
+    @property
+    def subject(self) -> str:
+        return self.scan.subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,9 @@ class Task:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path_help = (
-        "name and scans of domain {}: a folder searched recursively for .nii and .nii.gz, a .csv or .tsv table with "
-        "the columns subject, path and if wanted split, or one file"
+        "name and scans of domain {}: a folder searched recursively for .nii and .nii.gz, or for DICOM series where "
+        "there are none; a .csv or .tsv table with the columns subject, path and if wanted split and site; or one "
+        "file. PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series, see `python -m data_prep scans PATH`"
     )
     for domain in DOMAINS:
         parser.add_argument(f"--{domain}", metavar="NAME=PATH", required=True, help=path_help.format(domain))
@@ -211,7 +216,7 @@ def build(
         outcomes = _run_graph(tasks, folder, beam_runner, workers)
         by_path = {s.path: s for each in sources.values() for s in each}
         for domain, path, reason in (f for outcome in outcomes for f in outcome["failed"]):
-            failed.append(_failure(names[domain], by_path[path].identity, path, reason))
+            failed.append(_failure(names[domain], by_path[path].identity, by_path[path].scan, reason))
         info = {
             "schema_version": records.SCHEMA_VERSION,
             "cyclescan_version": cyclescan.__version__,
@@ -278,29 +283,35 @@ def _read_headers(
     sources, failed = {}, []
     for domain, listed in found.items():
         sources[domain] = []
-        for scan in progress(listed, desc=f"headers of {names[domain]}", unit="scan", leave=False):
+        for each in progress(listed, desc=f"headers of {names[domain]}", unit="scan", leave=False):
+            path = os.path.abspath(each.path)
+            scan = dataclasses.replace(each, path=Path(path))
             identity = pseudonyms.pseudonym(key, scan.subject)
-            path = os.path.abspath(scan.path)
             try:
                 # --volume is about 4-D files; 3-D files beside them are taken as they are
-                wanted = index if index is not None and count(path) > 1 else None
-                grid = geometry.canonical_grid(*read_header(path, wanted))
+                wanted = index if index is not None and scans.count(scan) > 1 else None
+                grid = geometry.canonical_grid(*scans.read_header(scan, wanted))
             except InputError as error:
-                failed.append(_failure(names[domain], identity, path, str(error)))
+                failed.append(_failure(names[domain], identity, scan, str(error)))
                 last = str(error)
             else:
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
-                sources[domain].append(Source(path, scan.subject, identity, wanted, shape, spacing_mm))
+                sources[domain].append(Source(path, scan, identity, wanted, shape, spacing_mm))
         if not sources[domain]:
             raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {last}")
     return sources, failed
 
 
-def _failure(domain_name: str, identity: str, path: str, reason: str) -> dict:
+def _failure(domain_name: str, identity: str, scan: scans.Scan, reason: str) -> dict:
     """Log a scan that cannot be used by its file; return what may stand in the data set."""
-    log.warning("failed: %s", reason if path in reason else f"{path}: {reason}")
-    anonymous = reason.replace(path, "The scan").replace(os.path.basename(path), "the scan")
+    named = any(file in reason for file in scan.files)
+    log.warning("failed: %s", reason if named else f"{scan.path}: {reason}")
+    anonymous = reason
+    for file in scan.files:
+        anonymous = anonymous.replace(file, "The scan")
+    if not scan.series:  # slices are named by their whole path, and may be called "1"
+        anonymous = anonymous.replace(scan.path.name, "the scan")
     return {"file": identity, "domain": domain_name, "reason": anonymous}
 
 
@@ -484,7 +495,7 @@ def write_shard(task: Task) -> dict:
     def prepared() -> Iterator[records.Record]:
         for source in task.sources:
             try:
-                scan, steps = prepare(read(source.path, source.index), task.scaling, task.spacing_mm, task.shape)
+                scan, steps = prepare(scans.read(source.scan, source.index), task.scaling, task.spacing_mm, task.shape)
             except InputError as error:
                 facts["failed"].append((task.domain, source.path, str(error)))
             else:

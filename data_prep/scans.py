@@ -1,4 +1,4 @@
-"""Finding scans and the subjects they belong to."""
+"""Finding scans and the subjects they belong to, and reading them, whatever their format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from cyclescan import volume
+import numpy as np
+
+from cyclescan import acquisition, volume
+from cyclescan.dicom import convert, rules, series
 from cyclescan.errors import InputError
+from cyclescan.files import walk
+from cyclescan.volume import Volume
 from data_prep.splits import SPLITS
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -23,50 +28,90 @@ class Scan:
     """A scan file, the subject it shows, and what a table or a layout states about it (None: not stated).
 
     Attributes:
-        path: the file.
-        subject: the user's name for the person.
+        path: the file; of a DICOM series the first of its files.
+        subject: the user's name for the person; of a DICOM series PatientID.
         split: train, val or test.
         site: where it was made.
+        series: the DICOM series, None for a NIfTI file.
     """
 
     path: Path
     subject: str
     split: str | None = None
     site: str | None = None
+    series: series.Series | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """All files of the scan."""
+        return self.series.files if self.series else [os.path.abspath(self.path)]
+
+
+def count(scan: Scan) -> int:
+    """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
+    return 1 if scan.series else volume.count(scan.path)
+
+
+def read_header(scan: Scan, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine, from headers alone, see `volume.read_header`.
+
+    A DICOM series has the axes (column, row, slice) here; `read` may give them another order or direction.
+    """
+    if scan.series:
+        affine = scan.series.affine  # refuses a series with a problem
+        return scan.series.shape, affine
+    return volume.read_header(scan.path, index)
+
+
+def read(scan: Scan, index: int | None = None) -> Volume:
+    """The voxels, see `volume.read` and `dicom.convert.read`."""
+    return convert.read(scan.series) if scan.series else volume.read(scan.path, index)
+
+
+def acquired(scan: Scan) -> acquisition.Acquisition:
+    """TR, TE, flip angle and field: from the DICOM header, or from the JSON file beside a NIfTI file."""
+    return scan.series.acquisition if scan.series else acquisition.beside(scan.path)
 
 
 def find(path: str | os.PathLike) -> list[Scan]:
     """The scans of one domain, in a fixed order.
 
     Args:
-        path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over); or a
-            .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split
-            (train, val or test) and site; or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of
-            the file's name or of a folder above it, else the file's name; where several files have the same name, the
-            folder they lie in.
+        path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over) or,
+            where there are none or a rule is given, for DICOM series; or a .csv or .tsv table with the columns subject
+            and path (relative to the table: a file, or a DICOM folder) and, if wanted, split (train, val or test) and
+            site; or one file. What follows a # chooses among DICOM series, see `dicom.rules`. The subject of a NIfTI
+            file in a folder is the BIDS entity `sub-XXXX` of its name or of a folder above it, else its name; where
+            several files have the same name, the folder they lie in. The subject of a DICOM series is PatientID; where
+            that is missing, the BIDS entity or the first folder below `path`.
 
     Raises:
-        InputError: there is no scan there, or the table is not understood, or it lists a file twice.
+        InputError: there is no scan there, a rule chooses none or is missing, or the table is not understood or lists
+            a file twice. A scan that is there and cannot be used is returned: it fails when it is read.
     """
-    path = Path(path)
+    path, chosen_by = rules.split(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; a folder of NIfTI files, a .csv or .tsv table or a scan is needed.")
+        raise InputError(
+            f"{path} does not exist; a folder of NIfTI files or DICOM series, a .csv or .tsv table or a scan is needed."
+        )
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, chosen_by)
     if path.suffix.lower() in TABLES:
         return _in_table(path)
+    if series.is_dicom(path):
+        return _of_dicom(path, chosen_by)
     if not volume.is_nifti(path):
-        _refuse_dicom(path, [path])
-        raise InputError(f"{path} is neither a folder, a .csv or .tsv table, nor a NIfTI file (.nii or .nii.gz).")
+        raise InputError(
+            f"{path} is neither a folder, a .csv or .tsv table, a NIfTI file (.nii or .nii.gz), nor DICOM."
+        )
     return [Scan(path, _bids_subject(Path(path.name)) or volume.stem(path))]
 
 
-def _in_folder(folder: Path) -> list[Scan]:
-    files = sorted(_walk(folder), key=lambda p: p.relative_to(folder).as_posix())
+def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+    files = sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix())
     paths = [p for p in files if volume.is_nifti(p)]
-    if not paths:
-        _refuse_dicom(folder, files)
-        raise InputError(f"The folder {folder} holds no NIfTI file (.nii or .nii.gz), searched recursively.")
+    if chosen_by or not paths:
+        return _of_dicom(folder, chosen_by)
     stems = Counter(volume.stem(p) for p in paths)
     scans = []
     for path in paths:
@@ -76,22 +121,26 @@ def _in_folder(folder: Path) -> list[Scan]:
     return scans
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder. Links are followed, each folder is entered once: a loop of links ends."""
-    seen = set()
+def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+    found = series.find(path)
+    if not found:
+        raise InputError(
+            f"The folder {path} holds no DICOM series, which the rule after # is for."
+            if chosen_by
+            else f"The folder {path} holds no NIfTI file (.nii or .nii.gz) and no DICOM, searched recursively."
+        )
+    return [_scan_of(each, path) for each in rules.choose(found, chosen_by, path)]
 
-    def stop(error: OSError):
-        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
 
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # sorted, because which of two links to one folder is entered must not depend on the file system
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+def _scan_of(each: series.Series, place: Path) -> Scan:
+    relative = Path(os.path.relpath(each.path, os.path.abspath(place)))
+    subject = each.subject or _bids_subject(relative) or (relative.parts[0] if len(relative.parts) > 1 else "")
+    if not subject:
+        subject = str(each.path)
+        if not each.problem:
+            problem = f"{each.path} has no PatientID; state the subject in a .csv or .tsv table."
+            each = dataclasses.replace(each, problem=problem)
+    return Scan(each.path, subject, series=each)
 
 
 def _bids_subject(relative: Path) -> str | None:
@@ -100,22 +149,6 @@ def _bids_subject(relative: Path) -> str | None:
         if found := BIDS_SUBJECT.search(part):
             return found.group()
     return None
-
-
-def _refuse_dicom(path: Path, files: list[Path]) -> None:
-    """Say what to do with DICOM. The reader of DICOM series takes this function's place."""
-    for file in files:
-        try:
-            with open(file, "rb") as stream:
-                stream.seek(128)
-                is_dicom = stream.read(4) == b"DICM"
-        except OSError:
-            continue
-        if is_dicom:
-            raise InputError(
-                f"{path} holds DICOM files, which are not read yet; convert them first: "
-                f"dcm2niix -z y -o OUTPUT_FOLDER {path}"
-            )
 
 
 def _in_table(path: Path) -> list[Scan]:
@@ -142,9 +175,20 @@ def _in_table(path: Path) -> list[Scan]:
             raise InputError(
                 f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
             )
-        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None, values["site"] or None)
-        if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
-            raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
+        stated = {"subject": values["subject"], "split": values["split"] or None, "site": values["site"] or None}
+        for each in _of_row(path.parent / values["path"]):
+            scan = dataclasses.replace(each, **stated)
+            if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
+                raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
     if not scans:
         raise InputError(f"The table {path} lists no scans.")
     return list(scans.values())
+
+
+def _of_row(given: Path) -> list[Scan]:
+    """The scans that one line of a table names."""
+    path, chosen_by = rules.split(given)
+    if not path.is_dir() and not series.is_dicom(path):
+        return [Scan(path, "")]
+    found = series.find(path) or [series.broken(path, f"{os.path.abspath(path)} is a folder without DICOM.")]
+    return [Scan(each.path, "", series=each) for each in rules.choose(found, chosen_by, path)]
