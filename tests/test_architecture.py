@@ -71,7 +71,10 @@ def test_networks_and_losses_do_not_name_tensorflow(name):
         assert not any(n.split(".")[0] == "tensorflow" for n in imports(path)), path
 
 
-@pytest.mark.parametrize("module", ["cyclescan.volume", "cyclescan.preprocessing", "cyclescan.config", "cyclescan"])
+@pytest.mark.parametrize(
+    "module",
+    ["cyclescan.volume", "cyclescan.preprocessing", "cyclescan.config", "cyclescan.dicom.derived", "cyclescan"],
+)
 def test_light_modules_do_not_import_tensorflow(module):
     code = f"import {module}, sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

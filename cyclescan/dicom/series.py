@@ -250,21 +250,23 @@ def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
     """
     if os.path.isfile(path) and os.access(path, os.R_OK) and not is_dicom(path):
         raise InputError(f"{path} has the name of a DICOM file but is none.")
-    dataset, offset, size = _header(path)
-    sop_class = _text(dataset, "SOPClassUID") or _text(_meta(dataset), "MediaStorageSOPClassUID")
-    if "Rows" not in dataset and not sop_class:
-        raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
-    if "Rows" not in dataset and not _is_image(sop_class):
-        return []
-    # without a UID, what lies in one folder is taken as one series
-    series = _text(dataset, "SeriesInstanceUID") or os.path.dirname(path)
-    key = (_text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID"), series)
-    common = {"path": path, "sop_class": sop_class, "sop_uid": _text(dataset, "SOPInstanceUID")}
-    try:
-        _check_pixels(path, dataset, offset, size)
-        frames = _frames(path, dataset)
-    except InputError as error:
-        return [(key, Slice(**common, facts=_facts(dataset), problem=str(error)))]
+    with lenient():
+        dataset, offset, size = _header(path)
+        own, of_file = _text(dataset, "SOPClassUID"), _text(_meta(dataset), "MediaStorageSOPClassUID")
+        sop_class = own or of_file
+        if "Rows" not in dataset and (not sop_class or (own and of_file and own != of_file)):
+            raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
+        if "Rows" not in dataset and not _is_image(sop_class):
+            return []
+        # without a UID, what lies in one folder is taken as one series
+        series = _text(dataset, "SeriesInstanceUID") or os.path.dirname(path)
+        key = (_text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID"), series)
+        common = {"path": path, "sop_class": sop_class, "sop_uid": _text(dataset, "SOPInstanceUID")}
+        try:
+            _check_pixels(path, dataset, offset, size)
+            frames = _frames(path, dataset)
+        except InputError as error:
+            return [(key, Slice(**common, facts=_facts(dataset), problem=str(error)))]
     return [(key, Slice(**common, **frame)) for frame in frames]
 
 
@@ -290,7 +292,7 @@ def _header(path: str) -> tuple[pydicom.Dataset, int, int]:
     if not os.path.isfile(path):
         raise InputError(f"{path} is a broken link or no file.")
     try:
-        with open(path, "rb") as stream, lenient():
+        with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_READ))
             # reading a value is what finds out that it is damaged
@@ -618,8 +620,10 @@ def _without_copies(stack: list[Slice]) -> tuple[list[Slice], str | None]:
 def _pixel_digest(path: str) -> str:
     """A hash of the pixels and what follows them: copies of one slice may differ in their headers."""
     digest = hashlib.sha256()
+    with lenient():
+        _, offset, _ = _header(path)
     with open(path, "rb") as stream:
-        stream.seek(_header(path)[1])
+        stream.seek(offset)
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
