@@ -116,7 +116,8 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
     """Pairs of scan and result for what the user gave.
 
     A folder is searched recursively and its sub-folders are kept. Results of NIfTI files in a folder end in `.nii.gz`;
-    the result of a DICOM series is a folder of DICOM slices, unless the output is a NIfTI name.
+    the result of a DICOM series is a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or,
+    where there are several scans, `series-N` with the number of the series.
 
     Args:
         source: a NIfTI file, a multi-frame DICOM file or a folder; after a #, rules that choose among DICOM series.
@@ -161,18 +162,16 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
 
 
 def _series_jobs(chosen: list[Series], source: Path, output: Path, nifti: bool) -> list[Job]:
-    """Each series goes where its slices lie; several of one folder are told apart by their numbers."""
-    folders = [Path(os.path.relpath(each.path.parent, os.path.abspath(source))) for each in chosen]
+    """Each series goes where its slices lie, into a folder of its own: a folder of slices is replaced as a whole."""
     jobs, taken = [], set()
-    for each, folder in zip(chosen, folders, strict=True):
-        name = folder / _name(each) if folders.count(folder) > 1 or folder == Path() or nifti else folder
-        again = 1
-        while name in taken:
+    for each in chosen:
+        folder = Path(os.path.abspath(output / os.path.relpath(each.path.parent, os.path.abspath(source))))
+        name, again = _name(each), 1
+        while folder / name in taken:
             again += 1
-            name = name.with_name(f"{_name(each)}-{again}")
-        taken.add(name)
-        target = Path(os.path.abspath(output / name))
-        jobs.append((each, target.with_name(f"{target.name}.nii.gz") if nifti else target))
+            name = f"{_name(each)}-{again}"
+        taken.add(folder / name)
+        jobs.append((each, folder / (f"{name}.nii.gz" if nifti else name)))
     return jobs
 
 

@@ -97,14 +97,15 @@ def write(series: Series, volume: Volume, folder: str | os.PathLike, derivation:
     Args:
         series: the source.
         volume: on the grid of `convert.read(series)`.
-        folder: replaced as a whole if it is there.
+        folder: replaced as a whole if it is there and holds an earlier result.
         derivation: see there.
 
     Raises:
-        InputError: the folder cannot be written, or the source's files have gone.
+        InputError: the folder cannot be written or holds something else, or the source's files have gone.
     """
     import pydicom
 
+    check_folder(Path(folder))
     order = order_of(volume.affine, volume.shape, series.affine, series)
     array = nib.orientations.apply_orientation(volume.array, order)  # column, row, slice
     slope, stored = _quantised(array, derivation.hounsfield)
@@ -182,7 +183,7 @@ def _common(series: Series, source: pydicom.Dataset, derivation: Derivation) -> 
         _copy(source, dataset, MORE_IDENTITY)
     else:
         dataset.PatientIdentityRemoved = "YES"
-        dataset.DeidentificationMethod = "cyclescan: only geometry and UIDs of study, frame and source are copied"
+        dataset.DeidentificationMethod = "cyclescan: nothing copied but geometry and references by UID"
     dataset.PositionReferenceIndicator = ""
     _copy(source, dataset, COPIED)
     dataset.StudyInstanceUID = series.study_uid or _uid("study", series.uid)

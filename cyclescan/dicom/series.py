@@ -664,13 +664,17 @@ def _uneven(stack: Sequence[Slice]) -> str | None:
         missing = sum(round(g / usual) - 1 for g in gaps)
         return (
             f"{before} and {after} are {gaps[i]:.4g} mm apart and the other slices {usual:.4g} mm: "
-            f"{round(ratio) - 1} slices are missing between them"
+            f"{_missing(round(ratio) - 1)} missing between them"
             + (f", {missing} in the whole series." if missing > round(ratio) - 1 else ".")
         )
     return (
         f"{before} and {after} are {gaps[i]:.4g} mm apart and the other slices {usual:.4g} mm; the distance must not "
         "change inside a series."
     )
+
+
+def _missing(number: int) -> str:
+    return "1 slice is" if number == 1 else f"{number} slices are"
 
 
 def _crooked(stack: Sequence[Slice]) -> str | None:
