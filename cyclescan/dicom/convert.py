@@ -114,8 +114,9 @@ def _run(command: list[str], series: Series) -> str:
 
 def _reason(said: str, links: dict[Path, str]) -> str:
     """dcm2niix's last complaint, in terms of the user's files."""
-    complaint = re.compile(r"error|warning|unsupported|unable|fail", re.IGNORECASE)
+    complaint = re.compile(r"error|warning|unsupported|unable|fail|not large enough", re.IGNORECASE)
     lines = [line.strip() for line in said.splitlines() if complaint.search(line)]
+    lines = [line for line in lines if "manufacturer" not in line]  # it wonders about every rare scanner
     reason = lines[-1] if lines else ""
     for link, file in links.items():
         reason = reason.replace(str(link), file)

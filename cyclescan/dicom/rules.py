@@ -90,7 +90,9 @@ def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathL
             stated = "&".join(f"{r.keyword}{r.operator}{r.value}" for r in rules)
             raise InputError(f"The rule {stated} chooses none of the series of {place}: {listing(found)}.")
         return chosen
-    candidates = [s for s in found if is_candidate(s)]
+    served = {s.subject for s in found if is_candidate(s)}
+    # nobody is passed over in silence: a subject of single slices alone is left to fail
+    candidates = [s for s in found if is_candidate(s) or (s.subject not in served and not s.is_localizer)]
     if not candidates:
         if all(s.problem for s in found):
             return list(found)
@@ -100,7 +102,7 @@ def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathL
         if series.uid:  # a file that cannot be read is nobody's second series
             of_subject.setdefault((series.subject, series.study_uid), []).append(series)
     for several in of_subject.values():
-        if len(several) > 1:
+        if len(several) > 1 and not all(s.problem for s in several):
             raise InputError(
                 f"{place} holds {len(several)} series of one subject: {listing(several)}; choose by a rule, for "
                 f"instance {place}#SeriesDescription~REGEX."

@@ -23,7 +23,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -194,13 +194,16 @@ def is_dicom(path: str | os.PathLike) -> bool:
         if not os.path.isfile(path):  # a pipe would be waited for
             return False
         with open(path, "rb") as stream:
-            head = stream.read(PREAMBLE + len(MAGIC))
+            return _begins_as_dicom(stream)
     except OSError:
         return False
-    return head[PREAMBLE:] == MAGIC or _starts_with_group_8(head)
 
 
-def _starts_with_group_8(head: bytes) -> bool:
+def _begins_as_dicom(stream: BinaryIO) -> bool:
+    head = stream.read(PREAMBLE + len(MAGIC))
+    stream.seek(0)
+    if head[PREAMBLE:] == MAGIC:
+        return True
     if len(head) < 16 or head[:2] != b"\x08\x00" or head[3:4] != b"\x00" or head[2] > 0x20:
         return False
     # explicit: two letters of a value representation; implicit: a short length
@@ -248,16 +251,16 @@ def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
     Raises:
         InputError: the file cannot be read.
     """
-    if os.path.isfile(path) and os.access(path, os.R_OK) and not is_dicom(path):
-        raise InputError(f"{path} has the name of a DICOM file but is none.")
     with lenient():
         dataset, offset, size = _header(path)
         own, of_file = _text(dataset, "SOPClassUID"), _text(_meta(dataset), "MediaStorageSOPClassUID")
         sop_class = own or of_file
-        if "Rows" not in dataset and (not sop_class or (own and of_file and own != of_file)):
-            raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
-        if "Rows" not in dataset and not _is_image(sop_class):
-            return []
+        if "Rows" not in dataset:
+            cut = not own and _is_image(of_file)  # or its tags are in another byte order than it says
+            if not sop_class or cut or (own and of_file and own != of_file):
+                raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
+            if not _is_image(sop_class):
+                return []
         # without a UID, what lies in one folder is taken as one series
         series = _text(dataset, "SeriesInstanceUID") or os.path.dirname(path)
         key = (_text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID"), series)
@@ -293,6 +296,8 @@ def _header(path: str) -> tuple[pydicom.Dataset, int, int]:
         raise InputError(f"{path} is a broken link or no file.")
     try:
         with open(path, "rb") as stream:
+            if not _begins_as_dicom(stream):
+                raise InputError(f"{path} has the name of a DICOM file but is none.")
             size = os.fstat(stream.fileno()).st_size
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_READ))
             # reading a value is what finds out that it is damaged
@@ -301,6 +306,8 @@ def _header(path: str) -> tuple[pydicom.Dataset, int, int]:
             return dataset, stream.tell(), size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except InputError:
+        raise
     except Exception as error:  # pydicom raises whatever its parsing of damaged bytes ran into
         raise InputError(f"{path} is a damaged DICOM file ({type(error).__name__}: {_short(error)}).") from error
 
