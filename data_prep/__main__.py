@@ -1,4 +1,4 @@
-"""`python -m data_prep phantom|build|pair|verify`."""
+"""`python -m data_prep phantom|scans|build|pair|verify`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cyclescan import command
 # each module has add_arguments(parser) and run(args); only the one that is asked for is imported
 COMMANDS = {
     "phantom": ("data_prep.phantom.command", "write digital knees: CISS, DESS, CT and labels of the same anatomy"),
+    "scans": ("data_prep.listing", "list the scans of a folder: DICOM series or NIfTI files"),
     "build": ("data_prep.build", "turn two folders of scans into TFRecords"),
     "pair": ("data_prep.pairing", "register volumes of the two domains onto each other: pseudo-pairs for training"),
     "verify": ("data_prep.verify", "re-read every shard and every checksum of a data set"),

@@ -89,7 +89,8 @@ def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathL
         if not chosen:
             stated = "&".join(f"{r.keyword}{r.operator}{r.value}" for r in rules)
             raise InputError(f"The rule {stated} chooses none of the series of {place}: {listing(found)}.")
-        return chosen
+        # what could not be read may have been chosen: it is left to fail
+        return chosen + [s for s in found if not s.uid]
     served = {s.subject for s in found if is_candidate(s)}
     # nobody is passed over in silence: a subject of single slices alone is left to fail
     candidates = [s for s in found if is_candidate(s) or (s.subject not in served and not s.is_localizer)]

@@ -296,7 +296,7 @@ def test_broken_series_do_not_stop_the_others(tmp_path, caplog, monkeypatch):
         mine = [m for m in logged if f"/{_folder(tmp_path, kind).name}/" in m]
         assert any(re.search(sentence, m) for m in mine), (kind, mine)
     written = (tmp_path / "records" / "dataset.json").read_text()
-    for word in ("/a/", ".dcm", str(tmp_path), "Doe", "CISS sag", *(_folder(tmp_path, k).name for k in BROKEN)):
+    for word in ("/a/", ".dcm", str(tmp_path), "Doe", "CISS sag", *(f"/{_folder(tmp_path, k).name}" for k in BROKEN)):
         assert word not in written
     assert not list(temporary.iterdir())
 
