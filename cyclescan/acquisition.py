@@ -50,8 +50,8 @@ def beside(path: str | os.PathLike) -> Acquisition:
         return UNKNOWN
     tr, te = positive(stated.get("RepetitionTime")), positive(stated.get("EchoTime"))
     return Acquisition(
-        None if tr is None else 1000 * tr,
-        None if te is None else 1000 * te,
+        None if tr is None else round(1000 * tr, 6),
+        None if te is None else round(1000 * te, 6),
         positive(stated.get("FlipAngle")),
         positive(stated.get("MagneticFieldStrength")),
     )

@@ -32,7 +32,7 @@ from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing, sha256, write_json
 from cyclescan.preprocessing import geometry, intensity, prepare
 from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS
-from data_prep import pseudonyms, scans, splits
+from data_prep import layouts, pseudonyms, scans, splits
 from data_prep.splits import DOMAINS, SPLITS
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for domain in DOMAINS:
         parser.add_argument(f"--{domain}", metavar="NAME=PATH", required=True, help=path_help.format(domain))
+    parser.add_argument(
+        "--layout", metavar="NAME", choices=list(layouts.LAYOUTS),
+        help="both paths are of an unpacked public data set, of which the domain's name chooses the scans, as in "
+        f"--a t1=DIR --b t2=DIR --layout ixi; {', '.join(layouts.LAYOUTS)}",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="RECORDS", required=True, help="folder to write: shards and dataset.json")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that is there")
     parser.add_argument(
@@ -158,6 +163,7 @@ def build(
     runner: str = "DirectRunner",
     key_file: str | os.PathLike | None = None,
     overwrite: bool = False,
+    layout: str | None = None,
 ) -> dict:
     """Turn the scans of two domains into TFRecords, split by subject.
 
@@ -178,6 +184,7 @@ def build(
         runner: a runner of Apache Beam by name. DirectRunner is Beam's FnApiRunner, with one process for each worker.
         key_file: the key of the pseudonyms; None: see `pseudonyms.key_file`.
         overwrite: replace an existing data set.
+        layout: the public data set that both paths are of, see `layouts`; None: see `scans.find`.
 
     Returns:
         What RECORDS/dataset.json says. "failed" lists the scans that could not be used, which are logged by name.
@@ -202,7 +209,7 @@ def build(
         raise InputError(f"--volume is {volume}; volumes are counted from 0.")
     beam_runner = _beam_runner(runner)
     _check_output(out, overwrite)
-    found = {"a": scans.find(a[1]), "b": scans.find(b[1])}
+    found = {d: _find(names[d], path, layout) for d, path in (("a", a[1]), ("b", b[1]))}
     key = _key(pseudonyms.key_file(key_file), out)
 
     sources, failed = _read_headers(found, names, key, volume)
@@ -233,6 +240,14 @@ def build(
         }
         write_json(folder / DATASET, info)
     return info
+
+
+def _find(name: str, path: str | os.PathLike, layout: str | None) -> list[scans.Scan]:
+    if layout:
+        return layouts.find(layout, name, path)
+    found = scans.find(path)
+    layouts.warn_of(found, path)
+    return found
 
 
 def _cpus() -> int:

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="a folder searched recursively for DICOM series, or else for NIfTI files; PATH#KEYWORD~REGEX&KEYWORD=VALUE "
-        "shows what such a rule chooses, with any keyword of the DICOM dictionary",
+        help="a folder searched recursively for DICOM series, or else for NIfTI files; "
+        "PATH#KEYWORD~REGEX&KEYWORD=VALUE shows what such a rule chooses, with any keyword of the DICOM dictionary",
     )
 
 
@@ -69,9 +69,7 @@ def _numbered(subjects: Sequence[str]) -> list[str]:
 
 def _of_series(each: series.Series) -> tuple[str, ...]:
     facts = each.facts
-    words = tuple(
-        facts.get(name, "") for name in ("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName")
-    )
+    words = tuple(facts.get(name, "") for name in ("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName"))
     note = each.problem or ("localizer" if each.is_localizer else "")
     grid = ("", "", "", "")
     if not each.problem:

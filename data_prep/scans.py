@@ -17,6 +17,7 @@ from cyclescan.dicom import convert, rules, series
 from cyclescan.errors import InputError
 from cyclescan.files import walk
 from cyclescan.volume import Volume
+from data_prep import metaimage
 from data_prep.splits import SPLITS
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -49,7 +50,7 @@ class Scan:
 
 def count(scan: Scan) -> int:
     """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
-    return 1 if scan.series else volume.count(scan.path)
+    return 1 if scan.series or metaimage.is_metaimage(scan.path) else volume.count(scan.path)
 
 
 def read_header(scan: Scan, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -60,12 +61,16 @@ def read_header(scan: Scan, index: int | None = None) -> tuple[tuple[int, int, i
     if scan.series:
         affine = scan.series.affine  # refuses a series with a problem
         return scan.series.shape, affine
+    if metaimage.is_metaimage(scan.path):
+        return metaimage.read_header(scan.path)
     return volume.read_header(scan.path, index)
 
 
 def read(scan: Scan, index: int | None = None) -> Volume:
-    """The voxels, see `volume.read` and `dicom.convert.read`."""
-    return convert.read(scan.series) if scan.series else volume.read(scan.path, index)
+    """The voxels, see `volume.read`, `dicom.convert.read` and `metaimage.read`."""
+    if scan.series:
+        return convert.read(scan.series)
+    return metaimage.read(scan.path) if metaimage.is_metaimage(scan.path) else volume.read(scan.path, index)
 
 
 def acquired(scan: Scan) -> acquisition.Acquisition:

@@ -101,7 +101,8 @@ def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathL
     of_subject: dict[tuple[str, str], list[Series]] = {}
     for series in candidates:
         if series.uid:  # a file that cannot be read is nobody's second series
-            of_subject.setdefault((series.subject, series.study_uid), []).append(series)
+            person = series.subject or str(series.path.parent)
+            of_subject.setdefault((person, series.study_uid), []).append(series)
     for several in of_subject.values():
         if len(several) > 1 and not all(s.problem for s in several):
             raise InputError(
