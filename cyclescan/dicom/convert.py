@@ -48,9 +48,10 @@ def read(series: Series) -> Volume:
             os.symlink(file, source / f"{number:05d}.dcm")
         said = _run([_program(), *OPTIONS, "-o", str(target), str(source)], series)
         made = sorted(target.glob("*.nii"))
-        if len(made) != 1:
+        count = sum(map(volumes.count, made))
+        if count != 1:
             why = _reason(said, links)
-            what = f"{len(made)} volumes" if made else "no volume"
+            what = f"{count} volumes" if made else "no volume"
             because = f" ({why})" if why else ""
             raise InputError(f"{series.path} is of a series of which dcm2niix makes {what}{because}.")
         try:

@@ -79,6 +79,7 @@ _PLANE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "Sl
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _READ = tuple(dict.fromkeys(_UIDS + _PIXELS + _PLANE + FACTS + APART + _GROUPS))
 _PIXEL_GROUP = 0x7FE0
+_DICOMDIR = "1.2.840.10008.1.3.10"
 
 PARALLEL = 0.005  # largest difference of a direction cosine: 0.3 degrees
 SAME_PLACE = 1e-3  # of the distance between slices
@@ -256,8 +257,8 @@ def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
         own, of_file = _text(dataset, "SOPClassUID"), _text(_meta(dataset), "MediaStorageSOPClassUID")
         sop_class = own or of_file
         if "Rows" not in dataset:
-            cut = not own and _is_image(of_file)  # or its tags are in another byte order than it says
-            if not sop_class or cut or (own and of_file and own != of_file):
+            # only a DICOMDIR has no class of its own; the tags may be cut off, or in another byte order than stated
+            if (not own and of_file != _DICOMDIR) or (own and of_file and own != of_file):
                 raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
             if not _is_image(sop_class):
                 return []
@@ -301,15 +302,16 @@ def _header(path: str) -> tuple[pydicom.Dataset, int, int]:
             size = os.fstat(stream.fileno()).st_size
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_READ))
             # reading a value is what finds out that it is damaged
-            for name in _READ:
-                dataset.get(name)
+            list(dataset.iterall())
+            list(_meta(dataset) or ())
             return dataset, stream.tell(), size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except InputError:
         raise
     except Exception as error:  # pydicom raises whatever its parsing of damaged bytes ran into
-        raise InputError(f"{path} is a damaged DICOM file ({type(error).__name__}: {_short(error)}).") from error
+        # its text may hold the bytes it stumbled over, and with them a name
+        raise InputError(f"{path} is a damaged DICOM file ({type(error).__name__}).") from error
 
 
 def read_value(path: str, keyword: str) -> str:
@@ -321,10 +323,6 @@ def read_value(path: str, keyword: str) -> str:
             return _text(pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[keyword]), keyword)
     except Exception:  # see `_header`; a file without the value is not chosen by it
         return ""
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def _meta(dataset: pydicom.Dataset) -> pydicom.Dataset | None:
@@ -347,10 +345,8 @@ def _check_pixels(path: str, dataset: pydicom.Dataset, offset: int, size: int) -
     frames = int(_number(dataset, "NumberOfFrames") or 1)
     photometric = _text(dataset, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("", "MONOCHROME2"):
-        raise InputError(
-            f"{path} holds {photometric or f'{samples} samples a pixel'}; images of one grey value a pixel "
-            "(MONOCHROME2) are needed."
-        )
+        what = photometric if photometric not in ("", "MONOCHROME2") else f"{samples} samples a pixel"
+        raise InputError(f"{path} holds {what}; images of one grey value a pixel (MONOCHROME2) are needed.")
     if bits not in (8, 16, 32):
         raise InputError(f"{path} has {bits} bits a pixel; 8, 16 and 32 are allowed.")
     if rows * columns * frames > MAX_VOXELS:
@@ -391,7 +387,7 @@ def _frames(path: str, dataset: pydicom.Dataset) -> list[dict]:
         return [{"size": size, "facts": facts, **_plane(path, dataset, dataset, dataset)}]
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     frames = []
-    for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+    for number, own in enumerate(_items(dataset, "PerFrameFunctionalGroupsSequence"), 1):
 
         def group(name: str, own=own):
             return _first(own, name) or _first(shared, name)
@@ -416,9 +412,16 @@ def _frames(path: str, dataset: pydicom.Dataset) -> list[dict]:
     return frames
 
 
-def _first(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
+def _items(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom.Dataset]:
+    """The items of a sequence; none where it is absent, or something else under a damaged tag."""
+    import pydicom
+
     items = dataset.get(sequence) if dataset is not None else None
-    return items[0] if items else None
+    return items if isinstance(items, pydicom.Sequence) else ()
+
+
+def _first(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
+    return next(iter(_items(dataset, sequence)), None)
 
 
 def _plane(path: str, orientation, position, measures) -> dict:
@@ -451,8 +454,14 @@ def _numbers(path: str, dataset: pydicom.Dataset | None, name: str, count: int) 
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise InputError(f"{path} has the {name} {str(value)[:60]!r}; {count} numbers are needed.")
+        raise InputError(f"{path} has the {name} {_shown(value)}; {count} numbers are needed.")
     return numbers
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence, if it is made of numbers: a damaged tag may hold the bytes of another, such as a name."""
+    text = str(value)[:60]
+    return text if re.fullmatch(r"[-+\d.,eE\s\\\[\]']+|nan|\[nan.*", text) else "(no numbers)"
 
 
 def _integer(path: str, dataset: pydicom.Dataset, name: str) -> int:
@@ -466,9 +475,10 @@ def _integer(path: str, dataset: pydicom.Dataset, name: str) -> int:
 
 def _number(dataset: pydicom.Dataset | None, name: str) -> float | None:
     try:
-        return float(dataset.get(name)) if dataset is not None else None
+        number = float(dataset.get(name)) if dataset is not None else math.nan
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _text(dataset: pydicom.Dataset | None, name: str) -> str:
@@ -596,7 +606,7 @@ def _without_copies(stack: list[Slice]) -> tuple[list[Slice], str | None]:
     """Drop slices that are there twice; a sentence where two files of one SOPInstanceUID differ."""
     kept: dict[tuple, Slice] = {}
     digests: dict[str, str] = {}
-    seen: set[tuple] = set()
+    at: dict[tuple, list[Slice]] = collections.defaultdict(list)
 
     def content(each: Slice) -> str:
         if each.path not in digests:
@@ -613,10 +623,10 @@ def _without_copies(stack: list[Slice]) -> tuple[list[Slice], str | None]:
                 )
             continue
         kept.setdefault(name, each)
-        place = (tuple(round(v, 3) for v in each.position), each.facts, each.frame, content(each))
-        if place in seen:
+        alike = at[(tuple(round(v, 3) for v in each.position), each.facts, each.frame)]
+        if any(content(other) == content(each) for other in alike):
             continue
-        seen.add(place)
+        alike.append(each)
         result.append(each)
     if len(result) < len(stack):
         copies = len(stack) - len(result)
