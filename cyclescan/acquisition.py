@@ -1,66 +1,69 @@
-"""How a scan was made: repetition time, echo time, flip angle and field, where the files say so.
+"""What is known of how a scan was made beyond its grid: the sequence's parameters and the side it shows.
 
-The facts come from DICOM tags (`cyclescan.dicom`) or from the JSON file that dcm2niix and BIDS put beside a NIfTI file
-(BIDS 1.10, "Magnetic Resonance Imaging": RepetitionTime and EchoTime in seconds, FlipAngle in degrees,
-MagneticFieldStrength in tesla). Nothing is guessed: what is not stated is None.
+A NIfTI header has no place for them. dcm2niix and BIDS write them into a JSON file beside the scan, of which only the
+numbers and the side named here are read: names, dates and free text never enter.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
+import re
 from pathlib import Path
 
-from cyclescan.volume import stem
+# our key, BIDS' key in the JSON file, and the factor from BIDS' unit to ours
+PARAMETERS = (
+    ("repetition_time_ms", "RepetitionTime", 1000.0),
+    ("echo_time_ms", "EchoTime", 1000.0),
+    ("flip_deg", "FlipAngle", 1.0),
+    ("field_tesla", "MagneticFieldStrength", 1.0),
+)
+LATERALITY = ("Laterality", "ImageLaterality", "FrameLaterality")  # DICOM (0020,0060), (0020,0062), (0020,9072)
+WORDS = {"l": "left", "left": "left", "r": "right", "right": "right"}
+ENTITY = re.compile(r"(?<![A-Za-z0-9])(?:hemi|side)-([A-Za-z]+)(?![A-Za-z0-9])")
+LARGEST_SIDECAR = 2**20  # bytes; what is larger is something else
 
 
-@dataclasses.dataclass(frozen=True)
-class Acquisition:
-    """Settings of the scanner; None where they are not known.
+def side_of(text: object) -> str | None:
+    """ "left" or "right" for L, R, left or right in any case; None for anything else."""
+    return WORDS.get(str(text).strip().lower())
 
-    Attributes:
-        repetition_time_ms: TR.
-        echo_time_ms: TE.
-        flip_deg: flip angle.
-        field_tesla: magnetic field strength.
+
+def parameters(values: dict) -> dict[str, float]:
+    """The known `PARAMETERS` in our units, from a mapping with BIDS' keys and units; others are left out."""
+    known = {}
+    for key, theirs, factor in PARAMETERS:
+        value = values.get(theirs)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+            known[key] = float(value) * factor
+    return known
+
+
+def beside(path: str | os.PathLike, stem: str) -> dict:
+    """What the name of a NIfTI file and the JSON file beside it say, as facts for `Volume.meta`.
+
+    Args:
+        path: the scan.
+        stem: its name without the suffix.
+
+    Returns:
+        "acquisition", the known `parameters`; and "side", where it is known: the BIDS entity `hemi-L`, `hemi-R` (or
+        `side-...`) of the name, else DICOM's laterality. A file that is missing or no JSON object says nothing.
     """
-
-    repetition_time_ms: float | None = None
-    echo_time_ms: float | None = None
-    flip_deg: float | None = None
-    field_tesla: float | None = None
-
-
-UNKNOWN = Acquisition()
+    path = Path(path)
+    values = _json_object(path.with_name(f"{stem}.json"))
+    entity = ENTITY.search(stem)
+    stated = [entity.group(1) if entity else None, *(values.get(key) for key in LATERALITY)]
+    side = next(filter(None, map(side_of, stated)), None)
+    return {"acquisition": parameters(values), **({"side": side} if side else {})}
 
 
-def beside(path: str | os.PathLike) -> Acquisition:
-    """What the JSON file beside a NIfTI file says; `UNKNOWN` where there is none or it says nothing.
-
-    A sidecar that is damaged says nothing: the scan itself may be sound.
-    """
-    sidecar = Path(path).with_name(f"{stem(path)}.json")
+def _json_object(path: Path) -> dict:
     try:
-        stated = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return UNKNOWN
-    if not isinstance(stated, dict):
-        return UNKNOWN
-    tr, te = positive(stated.get("RepetitionTime")), positive(stated.get("EchoTime"))
-    return Acquisition(
-        None if tr is None else round(1000 * tr, 6),
-        None if te is None else round(1000 * te, 6),
-        positive(stated.get("FlipAngle")),
-        positive(stated.get("MagneticFieldStrength")),
-    )
-
-
-def positive(value: object) -> float | None:
-    """The value as a finite number above 0, else None."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
+        if path.stat().st_size > LARGEST_SIDECAR:
+            return {}
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -54,7 +54,7 @@ def translate_file(
     """
     scan, output = scan if isinstance(scan, Series) else Path(scan), Path(output)
     check_output(scan, output)
-    array, records = translator.prepare(_read(scan, index))
+    array, records = translator.prepare(_volume_of(scan, index))
     translated = translator.translate_array(array, progress)
     return _write(translator, scan, output, index, keep_identity, translated, records)
 
@@ -90,7 +90,7 @@ def translate_files(
 
     def read(scan: Path | Series, output: Path):
         check_output(scan, output)
-        return translator.prepare(_read(scan, index))
+        return translator.prepare(_volume_of(scan, index))
 
     def written(writing: tuple[Path | Series, Future] | None) -> None:
         if writing:
@@ -214,7 +214,7 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{volumes.stem(path) if volumes.is_nifti(path) else path.name}.json")
 
 
-def _read(scan: Path | Series, index: int | None) -> volumes.Volume:
+def _volume_of(scan: Path | Series, index: int | None) -> volumes.Volume:
     return convert.read(scan) if isinstance(scan, Series) else volumes.read(scan, index)
 
 
@@ -271,11 +271,8 @@ def _write(
             "direction": translator.direction,
             "source": translator.source_name,
             "target": translator.target_name,
-            # the name alone: folders often carry what identifies a patient; of DICOM not even that
-            "input": f"DICOM series of {len(scan.slices)} slices" if isinstance(scan, Series) else scan.name,
             "input_sha256": _sha256(scan),
             "input_volume": index,
-            "output": output.name,
             "settings": settings,
             "spacing_mm": list(volume.spacing_mm),
             "working_spacing_mm": translator.data["spacing_mm"],

@@ -28,6 +28,7 @@ import numpy as np
 import cyclescan
 from cyclescan import records
 from cyclescan.command import DONE, SOME_FAILED, progress
+from cyclescan.dicom.series import Series
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing, sha256, write_json
 from cyclescan.preprocessing import geometry, intensity, prepare
@@ -51,23 +52,21 @@ class Source:
 
     Attributes:
         path: absolute.
-        scan: the scan itself, with the user's name for the person.
+        subject: the user's name for the person.
         identity: its pseudonym, the only name that is written.
         index: which volume of a 4-D series; None for a 3-D file.
+        series: the DICOM series, None for other files.
         shape: number of voxels along the canonical axes.
         spacing_mm: along the canonical axes.
     """
 
     path: str
-    scan: scans.Scan
+    subject: str
     identity: str
     index: int | None
+    series: Series | None
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-
-    @property
-    def subject(self) -> str:
-        return self.scan.subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +222,7 @@ def build(
         outcomes = _run_graph(tasks, folder, beam_runner, workers)
         by_path = {s.path: s for each in sources.values() for s in each}
         for domain, path, reason in (f for outcome in outcomes for f in outcome["failed"]):
-            failed.append(_failure(names[domain], by_path[path].identity, by_path[path].scan, reason))
+            failed.append(_failure(names[domain], by_path[path].identity, by_path[path], reason))
         info = {
             "schema_version": records.SCHEMA_VERSION,
             "cyclescan_version": cyclescan.__version__,
@@ -312,21 +311,22 @@ def _read_headers(
             else:
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
-                sources[domain].append(Source(path, scan, identity, wanted, shape, spacing_mm))
+                sources[domain].append(Source(path, scan.subject, identity, wanted, scan.series, shape, spacing_mm))
         if not sources[domain]:
             raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {last}")
     return sources, failed
 
 
-def _failure(domain_name: str, identity: str, scan: scans.Scan, reason: str) -> dict:
+def _failure(domain_name: str, identity: str, scan: scans.Readable, reason: str) -> dict:
     """Log a scan that cannot be used by its file; return what may stand in the data set."""
-    named = any(file in reason for file in scan.files)
+    files = scans.files(scan)
+    named = any(file in reason for file in files)
     log.warning("failed: %s", reason if named else f"{scan.path}: {reason}")
     anonymous = reason
-    for file in scan.files:
+    for file in files:
         anonymous = anonymous.replace(file, "The scan")
     if not scan.series:  # slices are named by their whole path, and may be called "1"
-        anonymous = anonymous.replace(scan.path.name, "the scan")
+        anonymous = anonymous.replace(os.path.basename(scan.path), "the scan")
     return {"file": identity, "domain": domain_name, "reason": anonymous}
 
 
@@ -510,7 +510,7 @@ def write_shard(task: Task) -> dict:
     def prepared() -> Iterator[records.Record]:
         for source in task.sources:
             try:
-                scan, steps = prepare(scans.read(source.scan, source.index), task.scaling, task.spacing_mm, task.shape)
+                scan, steps = prepare(scans.read(source, source.index), task.scaling, task.spacing_mm, task.shape)
             except InputError as error:
                 facts["failed"].append((task.domain, source.path, str(error)))
             else:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import nibabel as nib
 
-from cyclescan.acquisition import Acquisition
+from cyclescan import acquisition
 from cyclescan.command import DONE
 from cyclescan.dicom import rules, series
 from cyclescan.errors import InputError
-from cyclescan.volume import spacing_of
+from cyclescan.volume import spacing_of, stem
 from data_prep import scans
 
 PLANES = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "transverse", "I": "transverse"}
@@ -74,7 +74,7 @@ def _of_series(each: series.Series) -> tuple[str, ...]:
     grid = ("", "", "", "")
     if not each.problem:
         grid = _grid(each.shape, each.affine)
-    return (*words, *_settings(each.acquisition), *grid, note)
+    return (*words, *_settings(each.meta), *grid, note)
 
 
 def _of_file(scan: scans.Scan) -> tuple[str, ...]:
@@ -82,17 +82,12 @@ def _of_file(scan: scans.Scan) -> tuple[str, ...]:
         grid, note = _grid(*scans.read_header(scan)), ""
     except InputError as error:
         grid, note = ("", "", "", ""), str(error)
-    return ("", scan.path.name, "", "", *_settings(scans.acquired(scan)), *grid, note)
+    return ("", scan.path.name, "", "", *_settings(acquisition.beside(scan.path, stem(scan.path))), *grid, note)
 
 
-def _settings(acquisition: Acquisition) -> tuple[str, ...]:
-    values = (
-        acquisition.field_tesla,
-        acquisition.repetition_time_ms,
-        acquisition.echo_time_ms,
-        acquisition.flip_deg,
-    )
-    return tuple("" if value is None else f"{value:.5g}" for value in values)
+def _settings(meta: dict) -> tuple[str, ...]:
+    keys = ("field_tesla", "repetition_time_ms", "echo_time_ms", "flip_deg")
+    return tuple(f"{meta['acquisition'][key]:.5g}" if key in meta["acquisition"] else "" for key in keys)
 
 
 def _grid(shape: Sequence[int], affine) -> tuple[str, ...]:

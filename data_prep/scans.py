@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from cyclescan import acquisition, volume
+from cyclescan import volume
 from cyclescan.dicom import convert, rules, series
 from cyclescan.errors import InputError
 from cyclescan.files import walk
@@ -42,18 +43,20 @@ class Scan:
     site: str | None = None
     series: series.Series | None = None
 
-    @property
-    def files(self) -> list[str]:
-        """All files of the scan."""
-        return self.series.files if self.series else [os.path.abspath(self.path)]
+
+class Readable(Protocol):
+    """What has a file, and perhaps a DICOM series: a `Scan`, or a source of `build`."""
+
+    path: str | os.PathLike
+    series: series.Series | None
 
 
-def count(scan: Scan) -> int:
+def count(scan: Readable) -> int:
     """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
     return 1 if scan.series or metaimage.is_metaimage(scan.path) else volume.count(scan.path)
 
 
-def read_header(scan: Scan, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape and affine, from headers alone, see `volume.read_header`.
 
     A DICOM series has the axes (column, row, slice) here; `read` may give them another order or direction.
@@ -66,16 +69,16 @@ def read_header(scan: Scan, index: int | None = None) -> tuple[tuple[int, int, i
     return volume.read_header(scan.path, index)
 
 
-def read(scan: Scan, index: int | None = None) -> Volume:
+def read(scan: Readable, index: int | None = None) -> Volume:
     """The voxels, see `volume.read`, `dicom.convert.read` and `metaimage.read`."""
     if scan.series:
         return convert.read(scan.series)
     return metaimage.read(scan.path) if metaimage.is_metaimage(scan.path) else volume.read(scan.path, index)
 
 
-def acquired(scan: Scan) -> acquisition.Acquisition:
-    """TR, TE, flip angle and field: from the DICOM header, or from the JSON file beside a NIfTI file."""
-    return scan.series.acquisition if scan.series else acquisition.beside(scan.path)
+def files(scan: Readable) -> list[str]:
+    """All files of a scan, absolute: one, or the slices of a DICOM series."""
+    return scan.series.files if scan.series else [os.path.abspath(scan.path)]
 
 
 def find(path: str | os.PathLike) -> list[Scan]:

@@ -58,7 +58,7 @@ def read(series: Series) -> Volume:
             volume = volumes.read(made[0])
         except InputError as error:
             raise InputError(str(error).replace(str(made[0]), str(series.path))) from error
-    scan = Volume(volume.array, volume.affine, {"path": str(series.path)})
+    scan = Volume(volume.array, volume.affine, {"path": str(series.path), **series.meta})
     order_of(scan.affine, scan.shape, expected, series)
     return scan
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from cyclescan.acquisition import Acquisition, positive
+from cyclescan import acquisition
 from cyclescan.command import progress
 from cyclescan.errors import InputError
 from cyclescan.files import walk
@@ -61,7 +61,10 @@ FACTS = (
     "EchoTime",
     "FlipAngle",
     "ImageType",
+    *acquisition.LATERALITY,
 )
+# from DICOM's units to those of BIDS, which `acquisition` reads
+_BIDS_FACTORS = {"RepetitionTime": 1e-3, "EchoTime": 1e-3, "FlipAngle": 1.0, "MagneticFieldStrength": 1.0}
 # what may tell apart slices of one series that lie at the same place, in this order
 APART = (
     "EchoTime",
@@ -156,9 +159,13 @@ class Series:
         return "LOCALIZER" in self.facts.get("ImageType", "").upper().split("\\")
 
     @property
-    def acquisition(self) -> Acquisition:
-        names = ("RepetitionTime", "EchoTime", "FlipAngle", "MagneticFieldStrength")
-        return Acquisition(*(positive(self.facts.get(name)) for name in names))
+    def meta(self) -> dict:
+        """What the headers say of how the scan was made, as facts for `Volume.meta`; see `acquisition.beside`."""
+        # in BIDS' units: DICOM has milliseconds
+        stated = {key: _factor(self.facts.get(key), factor) for key, factor in _BIDS_FACTORS.items()}
+        sides = (acquisition.side_of(self.facts.get(key)) for key in acquisition.LATERALITY)
+        side = next(filter(None, sides), None)
+        return {"acquisition": acquisition.parameters(stated), **({"side": side} if side else {})}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -187,6 +194,13 @@ class Series:
         """`InputError` with the series' problem, if it has one."""
         if self.problem:
             raise InputError(self.problem)
+
+
+def _factor(text: str | None, factor: float) -> float | None:
+    try:
+        return float(text or "") * factor
+    except ValueError:
+        return None
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -441,7 +455,7 @@ def _plane(path: str, orientation, position, measures) -> dict:
         "orientation": tuple(float(v) for v in (*row / lengths[0], *column / lengths[1])),
         "position": _numbers(path, position, "ImagePositionPatient", 3),
         "spacing_mm": spacing_mm,
-        "thickness_mm": positive(_number(measures, "SliceThickness")),
+        "thickness_mm": _number(measures, "SliceThickness") or None,
     }
 
 
@@ -467,9 +481,8 @@ def _shown(value: object) -> str:
 def _integer(path: str, dataset: pydicom.Dataset, name: str) -> int:
     number = _number(dataset, name)
     if number is None or number < 1:
-        raise InputError(
-            f"{path} has the {name} {_text(dataset, name) or '(none)'}; a positive whole number is needed."
-        )
+        stated = _shown(_text(dataset, name)) if name in dataset else "(none)"
+        raise InputError(f"{path} has the {name} {stated}; a positive whole number is needed.")
     return int(number)
 
 

@@ -1,6 +1,5 @@
 """`build` and `scans` from DICOM: the records of a series are those of the same voxels as NIfTI, and silent."""
 
-import json
 import re
 import subprocess
 import sys
@@ -9,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclescan import acquisition, records, volume
-from cyclescan.acquisition import Acquisition
+from cyclescan import records, volume
 from cyclescan.dicom import convert, series
 from data_prep import scans
 from data_prep.__main__ import main
@@ -121,22 +119,16 @@ def test_a_table_of_folders_and_files(hospital, tmp_path):
     array, _ = knee(1)
     assert scans.read_header(listed[1])[0] == array.shape
     assert scans.read(listed[2]).shape == (10, 12, 14)
-    assert listed[1].files == series.find(hospital / "knee-2" / "ciss")[0].files
+    assert scans.files(listed[1]) == series.find(hospital / "knee-2" / "ciss")[0].files
 
 
-def test_how_a_scan_was_made_comes_from_dicom_or_from_the_json_beside_it(tmp_path):
-    write_knee(tmp_path / "dicom")
-    (scan,) = scans.find(tmp_path / "dicom")
-    assert scans.acquired(scan) == Acquisition(6.1, 2.7, 40.0, 3.0)
-    path = save_nifti(tmp_path / "x_ciss.nii.gz")
-    assert scans.acquired(scans.Scan(path, "x")) == acquisition.UNKNOWN
-    sidecar = tmp_path / "x_ciss.json"
-    stated = {"RepetitionTime": 0.0061, "EchoTime": 0.0027, "FlipAngle": 40, "MagneticFieldStrength": 3}
-    sidecar.write_text(json.dumps(stated))
-    assert scans.acquired(scans.Scan(path, "x")) == Acquisition(6.1, 2.7, 40.0, 3.0)
-    for text in ("{", "[1]", '{"EchoTime": "long", "FlipAngle": -3, "RepetitionTime": null}', ""):
-        sidecar.write_text(text)
-        assert scans.acquired(scans.Scan(path, "x")) == acquisition.UNKNOWN
+def test_how_a_scan_was_made_goes_with_the_volume(tmp_path):
+    write_knee(tmp_path, Laterality="L")
+    (scan,) = scans.find(tmp_path)
+    meta = scans.read(scan).meta
+    stated = {"repetition_time_ms": 6.1, "echo_time_ms": 2.7, "flip_deg": 40.0, "field_tesla": 3.0}
+    assert meta["acquisition"] == pytest.approx(stated)
+    assert meta["side"] == "left"
 
 
 def test_the_list_of_a_hospital_folder(hospital, tmp_path, capsys):

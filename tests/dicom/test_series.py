@@ -10,11 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from cyclescan.acquisition import Acquisition
 from cyclescan.dicom import series
 from tests.dicom.dicom_files import knee, multi_frame, save, slices, uid, write_knee
 
 REAL = Path(pydicom.__file__).parent / "data"
+KNEE = {"repetition_time_ms": 6.1, "echo_time_ms": 2.7, "flip_deg": 40.0, "field_tesla": 3.0}
 REAL_NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 
 
@@ -25,7 +25,7 @@ def test_a_series_is_described_from_its_headers(tmp_path):
     assert found.shape == array.shape
     np.testing.assert_allclose(found.affine, affine, atol=1e-6)
     assert (found.subject, found.uid) == ("knee-1", uid("series", "knee-1", "1"))
-    assert found.acquisition == Acquisition(6.1, 2.7, 40.0, 3.0)
+    assert found.meta["acquisition"] == pytest.approx(KNEE)
     assert found.facts == {
         "Modality": "MR",
         "SeriesNumber": "5",
@@ -41,6 +41,13 @@ def test_a_series_is_described_from_its_headers(tmp_path):
         "ImageType": "ORIGINAL\\PRIMARY\\M\\ND",
         "AcquisitionNumber": "1",
     }
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("Laterality", "L"), ("ImageLaterality", "R")])
+def test_the_side_is_carried_on(tmp_path, keyword, value):
+    write_knee(tmp_path, **{keyword: value})
+    (found,) = series.find(tmp_path)
+    assert found.meta["side"] == {"L": "left", "R": "right"}[value]
 
 
 def test_slices_are_ordered_by_place_not_by_name_or_number(tmp_path):
@@ -132,7 +139,7 @@ def test_a_multi_frame_file_is_a_series(tmp_path):
     assert found.files == [str(tmp_path / "whole.dcm")]
     assert [s.frame for s in found.slices] == list(range(1, 11))
     np.testing.assert_allclose(found.affine, affine, atol=1e-6)
-    assert found.acquisition == Acquisition(6.1, 2.7, 40.0, 3.0)
+    assert found.meta["acquisition"] == pytest.approx(KNEE)
 
 
 def test_files_without_a_preamble(tmp_path):
