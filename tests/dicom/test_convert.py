@@ -44,6 +44,15 @@ def test_each_slice_has_its_own_rescale(tmp_path):
     same_voxels(read(tmp_path), array * gain + 10 * gain, affine)
 
 
+@pytest.mark.parametrize("manufacturer", ["SIEMENS", "Philips Medical Systems", "GE MEDICAL SYSTEMS", "Canon", ""])
+@pytest.mark.parametrize("ct", [False, True])
+def test_every_vendor_is_read_alike(tmp_path, manufacturer, ct):
+    """dcm2niix has ways of its own for each; values and places are those of the standard's tags all the same."""
+    array, affine = knee()
+    save(slices(array, affine, ct=ct, slope=2, intercept=-5, Manufacturer=manufacturer), tmp_path)
+    same_voxels(read(tmp_path), array * 2.0 - 5, affine)
+
+
 def test_hounsfield_units(tmp_path):
     array, affine = knee(contrast="ct")
     save(slices(array + 1024, affine, ct=True, slope=1, intercept=-1024, dtype=np.uint16), tmp_path)
