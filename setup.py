@@ -23,6 +23,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "nibabel>=5.2",
+        "isal>=1.7",
         "matplotlib>=3.8",
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
@@ -30,6 +31,7 @@ setup(
         # Beam imports it wherever a pipeline is built inside a notebook, and Beam 2.77 cannot with pandas 3
         "pandas>=2,<3",
         "google-crc32c>=1.5",
+        "threadpoolctl>=3.2",
         "tensorboard>=2.19",
         "jinja2>=3.1",
         "tqdm>=4.66",
@@ -37,7 +39,7 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
-        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "ruff>=0.8"],
+        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "ruff>=0.8", "hypothesis>=6.100"],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Intended Audience :: Science/Research"],
