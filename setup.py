@@ -39,7 +39,15 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
-        "test": ["pytest>=8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "nilearn>=0.11", "ruff>=0.8", "hypothesis>=6.100"],
+        "test": [
+            "pytest>=8",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6",
+            "nilearn>=0.11",
+            "ruff>=0.8",
+            "hypothesis>=6.100",
+        ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Intended Audience :: Science/Research"],
