@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -12,19 +11,20 @@ from pathlib import Path
 
 from cyclescan import volume
 from cyclescan.errors import InputError
+from data_prep import tables
 from data_prep.splits import SPLITS
 
-TABLES = {".csv": ",", ".tsv": "\t"}
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A scan file, the subject it shows, and the split that a table states for it (None: not stated)."""
+    """A scan file, the subject it shows, and the split and the site that a table states (None: not stated)."""
 
     path: Path
     subject: str
     split: str | None = None
+    site: str | None = None
 
 
 def find(path: str | os.PathLike) -> list[Scan]:
@@ -33,8 +33,8 @@ def find(path: str | os.PathLike) -> list[Scan]:
     Args:
         path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over); or a
             .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split
-            (train, val or test); or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of the
-            file's name or of a folder above it, else the file's name; where several files have the same name, the
+            (train, val or test) and site; or one NIfTI file. In a folder the subject is the BIDS entity `sub-XXXX` of
+            the file's name or of a folder above it, else the file's name; where several files have the same name, the
             folder they lie in.
 
     Raises:
@@ -45,7 +45,7 @@ def find(path: str | os.PathLike) -> list[Scan]:
         raise InputError(f"{path} does not exist; a folder of NIfTI files, a .csv or .tsv table or a scan is needed.")
     if path.is_dir():
         return _in_folder(path)
-    if path.suffix.lower() in TABLES:
+    if path.suffix.lower() in tables.DELIMITERS:
         return _in_table(path)
     if not volume.is_nifti(path):
         _refuse_dicom(path, [path])
@@ -111,32 +111,18 @@ def _refuse_dicom(path: Path, files: list[Path]) -> None:
 
 
 def _in_table(path: Path) -> list[Scan]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=TABLES[path.suffix.lower()], strict=True)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except OSError as error:
-        raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"The table {path} is not understood: {error}.") from error
-    if missing := {"subject", "path"} - set(columns):
-        raise InputError(
-            f"The table {path} has the columns {', '.join(columns) or '(none)'}; "
-            f"{' and '.join(sorted(missing))} must be among them."
-        )
     scans: dict[str, Scan] = {}
-    for number, row in enumerate(rows, 2):
-        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split")}
-        if not values["subject"] or not values["path"]:
-            raise InputError(f"Line {number} of the table {path} has no {'path' if values['subject'] else 'subject'}.")
-        if values["split"] and values["split"] not in SPLITS:
+    for number, row in tables.read(path, ("subject", "path")):
+        if not row["subject"] or not row["path"]:
+            raise InputError(f"Line {number} of the table {path} has no {'path' if row['subject'] else 'subject'}.")
+        split = row.get("split") or None
+        if split and split not in SPLITS:
             raise InputError(
-                f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
+                f"Line {number} of the table {path} has the split {split!r}; allowed are {', '.join(SPLITS)}."
             )
-        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None)
+        scan = Scan(path.parent / row["path"], row["subject"], split, row.get("site") or None)
         if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
-            raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
+            raise InputError(f"Line {number} of the table {path} lists {row['path']} a second time.")
     if not scans:
         raise InputError(f"The table {path} lists no scans.")
     return list(scans.values())
