@@ -25,10 +25,11 @@ def save(path, array=None, affine=AFFINE) -> Path:
 
 
 def save_domain(folder, subjects, gain=1, shape=SHAPE) -> Path:
-    """A folder with `sub-<name>.nii.gz` for each name; the anatomy is the subject's, the gain the domain's."""
+    """A folder with `sub-<name>.nii.gz` for each name; the anatomy is the subject's, the contrast the gain's."""
     for subject in subjects:
-        seed = int.from_bytes(subject.encode(), "big") % 2**32
-        save(Path(folder) / f"sub-{subject}.nii.gz", voxels(seed, shape) * gain)
+        array = voxels(int.from_bytes(subject.encode(), "big") % 2**32, shape)
+        # no multiple of the other contrast: scaled to [-1, 1] it would be the same scan
+        save(Path(folder) / f"sub-{subject}.nii.gz", array * gain + (gain - 1) * (array // 100) ** 2)
     return Path(folder)
 
 
