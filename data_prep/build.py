@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         counts = {d: _records_in(info, split, d) for d in DOMAINS}
         names = ", ".join(f"{counts[d]} {info['domains'][d]['name']}" for d in DOMAINS)
         log.info("%-5s %s", split, names)
-    log.info("%s written, %d scans failed", args.out, len(info["failed"]))
+    log.info("%s is complete, %d scans failed", args.out, len(info["failed"]))
     return SOME_FAILED if info["failed"] else DONE
 
 
@@ -279,9 +279,7 @@ def build(
         shards = _name_shards(written)
         stated = {name: {"fingerprint": o["fingerprint"]} | _stated(o) for name, o in shards.items()}
         info = settings | {"domains": domains, "splits": divided, "shards": stated, "failed": failed}
-        if before and info == before.info and set(tasks) <= set(before.shards):
-            log.info("%s is up to date", out)
-        else:
+        if before is None or info != before.info or not set(tasks) <= set(before.shards):
             files = {name: _file(o["fingerprint"], folder, before) for name, o in shards.items()}
             with workspace.publishing(out, info, files, before) as new:
                 _write_split_file(new / SPLIT_FILE, places, sites, key)

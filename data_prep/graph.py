@@ -22,12 +22,11 @@ OUTCOMES = "outcomes.tmp"
 
 def find_runner(name: str):
     """A runner of Beam by name, None for the one that runs here; `InputError` for a name that Beam does not know."""
-    with _quiet():
-        from apache_beam.runners import runner
-
     if name.lower() in ("direct", "directrunner"):
         # Beam's own DirectRunner first tries Prism, a program that it downloads
         return None
+    with _quiet():
+        from apache_beam.runners import runner
     try:
         return runner.create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:

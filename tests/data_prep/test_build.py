@@ -119,7 +119,7 @@ def test_the_number_of_workers_changes_no_byte(domains, tmp_path):
             "train 4 ciss, 4 dess",
             "val   1 ciss, 1 dess",
             "test  1 ciss, 1 dess",
-            f"{tmp_path / workers} written, 0 scans failed",
+            f"{tmp_path / workers} is complete, 0 scans failed",
         ]
     files = [{p.relative_to(tmp_path / w): p.read_bytes() for p in (tmp_path / w).rglob("*.*")} for w in ("1", "2")]
     assert len(files[0]) == 8
