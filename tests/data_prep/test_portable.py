@@ -68,7 +68,16 @@ def test_two_separate_worker_processes_write_the_same_records(tmp_path, job_serv
     a, b = save_domain(tmp_path / "ciss", SUBJECTS), save_domain(tmp_path / "dess", SUBJECTS, gain=3)
     here = build(("ciss", a), ("dess", b), tmp_path / "here", key_file=key, workers=1)
     command = ["-m", "data_prep", "build", "--a", f"ciss={a}", "--b", f"dess={b}", "--out", tmp_path / "there"]
-    command += ["--key-file", key, "--workers", "2", "--runner", "PortableRunner", "--", f"--job_endpoint={job_service}"]
+    command += [
+        "--key-file",
+        key,
+        "--workers",
+        "2",
+        "--runner",
+        "PortableRunner",
+        "--",
+        f"--job_endpoint={job_service}",
+    ]
     command += ["--environment_type=EXTERNAL", f"--environment_config={address}"]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
