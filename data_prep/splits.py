@@ -140,7 +140,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Place]:
             if value not in values if values else not value:
                 these = ", ".join(v or "nothing" for v in values) if values else "a name"
                 raise InputError(
-                    f"Line {number} of the split file {path} has the {column} {value!r}; allowed: {these}."
+                    f"Line {number} of the split file {path} has the {column} {value!r}; allowed is {these}."
                 )
         if row["subject"] in places:
             raise InputError(f"Line {number} of the split file {path} lists the subject {row['subject']} again.")
