@@ -224,6 +224,9 @@ def _image(path: Path, stream) -> nib.Nifti1Image:
     zooms = np.asarray(raw["pixdim"][1:4], np.float64)
     if not (np.isfinite(zooms) & (zooms > 0)).all():
         raise InputError(f"{path} has the spacing {_numbers(zooms)} mm; every value must be positive.")
+    scale = [float(raw[key]) for key in ("scl_slope", "scl_inter")]
+    if np.isinf(scale).any():
+        raise InputError(f"{path} has the slope {scale[0]:g} and the intercept {scale[1]:g}; both must be finite.")
     affine = np.asarray(image.affine, np.float64)
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     if lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-4 * lengths.prod():
@@ -239,7 +242,7 @@ def _check_size(path: Path, image, size: int, compressed: bool) -> None:
     shape = "x".join(map(str, image.shape))
     if np.prod([float(n) for n in image.shape[:3]]) > MAX_VOXELS:
         raise InputError(f"{path} claims {shape} voxels; at most {MAX_VOXELS} in one volume are allowed.")
-    offset, itemsize = float(image.header.get_data_offset()), image.get_data_dtype().itemsize
+    offset, itemsize = float(image.dataobj.offset), image.get_data_dtype().itemsize
     claimed = offset + itemsize * np.prod([float(n) for n in image.shape])
     if not claimed <= size * (DEFLATE_RATIO if compressed else 1):
         raise InputError(

@@ -229,9 +229,7 @@ def build(
         raise InputError(f"--workers is {workers}; at least 1 is needed.")
     if volume is not None and volume < 0:
         raise InputError(f"--volume is {volume}; volumes are counted from 0.")
-    if runner_options and not runner_options[0].startswith("--"):
-        raise InputError(f"The runner's option {runner_options[0]!r} is not understood; it must begin with --.")
-    beam_runner = graph.find_runner(runner)
+    beam_runner = graph.find_runner(runner, runner_options)
     _check_output(out)
     key = _key(pseudonyms.key_file(key_file), out)
     request |= {"a": (names["a"], os.path.abspath(a[1])), "b": (names["b"], os.path.abspath(b[1]))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -20,8 +21,14 @@ COUNTER = "counter"
 OUTCOMES = "outcomes.tmp"
 
 
-def find_runner(name: str):
-    """A runner of Beam by name, None for the one that runs here; `InputError` for a name that Beam does not know."""
+def find_runner(name: str, options: Sequence[str] = ()):
+    """A runner of Beam by name, None for the one that runs here.
+
+    Raises:
+        InputError: Beam does not know the name, or cannot read one of the options (as on a command line).
+    """
+    if options:
+        _pipeline_options(options)
     if name.lower() in ("direct", "directrunner"):
         # Beam's own DirectRunner first tries Prism, a program that it downloads
         return None
@@ -31,6 +38,22 @@ def find_runner(name: str):
         return runner.create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise InputError(f"The runner {name!r} cannot be used: {error}") from error
+
+
+def _pipeline_options(options: Sequence[str], **more):
+    with _quiet():
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+    if not options[:1] or options[0].startswith("--"):
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+            # `flags` is never None: Beam would read this program's own command line
+            parsed = PipelineOptions(flags=list(options), **more)
+            parsed.get_all_options(retain_unknown_options=True)  # reads them now, and not somewhere in a runner
+            return parsed
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+    else:
+        reason = f"{options[0]!r} does not begin with --"
+    raise InputError(f"The runner's options are not understood: {reason}.")
 
 
 def run(
@@ -59,7 +82,6 @@ def run(
     """
     import apache_beam as beam
     import grpc
-    from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
@@ -71,12 +93,7 @@ def run(
         runner = FnApiRunner(default_environment=environment)
     outcomes, counter = folder / OUTCOMES, folder / COUNTER
     counter.write_bytes(b"")
-    try:
-        # `flags` is never None: Beam would read this program's own command line
-        pipeline_options = PipelineOptions(flags=list(options), direct_num_workers=workers)
-        pipeline = beam.Pipeline(runner=runner, options=pipeline_options)
-    except (SystemExit, ValueError) as error:
-        raise InputError(f"The options {shlex.join(options)} are not those of a Beam runner: {error}.") from error
+    pipeline = beam.Pipeline(runner=runner, options=_pipeline_options(options, direct_num_workers=workers))
     (
         pipeline
         | "shards" >> beam.Create(tasks)

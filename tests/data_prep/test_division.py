@@ -91,7 +91,7 @@ def test_a_file_of_the_users_own_names(tmp_path, domains):
         (["--split-file", "{own}", "--split", "1", "0", "0"], "--split-file is given and --split is given; only one"),
         (["--split-file", "{own}", "--split-by", "site"], "--split-file is given and --split-by is site; only one"),
         (["--split-file", "{missing}"], "The table {missing} cannot be read: No such file or directory"),
-        (["stray"], "The runner's option 'stray' is not understood; it must begin with --"),
+        (["stray"], "The runner's options are not understood: 'stray' does not begin with --"),
     ],
 )
 def test_divisions_that_cannot_be(tmp_path, domains, capsys, arguments, sentence):
