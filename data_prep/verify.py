@@ -17,50 +17,14 @@ from cyclescan.command import DONE, progress
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, sha256
 from cyclescan.volume import spacing_of
-from data_prep import pseudonyms
+from data_prep import pseudonyms, workspace
 from data_prep.splits import DOMAINS, SPLITS
+from data_prep.workspace import PAIRS
 
 log = logging.getLogger(__name__)
 
-PAIRS = "pairs"
 SHARD_NAME = re.compile(rf"({'|'.join([*SPLITS, PAIRS])})/[ab]-\d{{5}}-of-\d{{5}}\.tfrecord")
-KEYS = ("schema_version", "spacing_mm", "shape", "disjoint", "domains", "splits", "shards")
 SAME_SPACING = 1e-3  # relative, as in preprocessing.geometry
-
-
-def _are_numbers(value, kinds) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(n, kinds) for n in value)
-
-
-def _are_domains(value) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(d), dict) and isinstance(value[d].get("name"), str) for d in DOMAINS
-    )
-
-
-def _are_splits(value) -> bool:
-    lists = [value[s].get(d) if isinstance(value.get(s), dict) else None for s in SPLITS for d in DOMAINS]
-    return all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists)
-
-
-def _are_shards(value) -> bool:
-    kinds = {"records": int, "bytes": int, "sha256": str}
-    return isinstance(value, dict) and all(
-        isinstance(facts, dict)
-        and all(isinstance(facts.get(key), kind) for key, kind in kinds.items())
-        and isinstance(facts.get("scans", []), list)
-        and all(isinstance(about, dict) and isinstance(about.get("content"), str) for about in facts.get("scans", []))
-        for facts in value.values()
-    )
-
-
-FORMS = {
-    "spacing_mm": lambda value: _are_numbers(value, (int, float)),
-    "shape": lambda value: value is None or _are_numbers(value, int),
-    "domains": _are_domains,
-    "splits": lambda value: isinstance(value, dict) and _are_splits(value),
-    "shards": _are_shards,
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,22 +65,12 @@ def verify(records_dir: str | os.PathLike) -> dict:
         InputError: there is no dataset.json, or it is not one of this version.
     """
     folder = Path(records_dir)
-    info = read_json(folder / "dataset.json")
-    if not isinstance(info, dict) or not set(KEYS) <= set(info):
-        missing = sorted(set(KEYS) - set(info)) if isinstance(info, dict) else KEYS
-        raise InputError(f"{folder / 'dataset.json'} is not of a data set: it lacks {', '.join(missing)}.")
-    if info["schema_version"] != records.SCHEMA_VERSION:
-        raise InputError(
-            f"{folder} has schema version {info['schema_version']}; this program reads {records.SCHEMA_VERSION}."
-        )
-    for key, has_form in FORMS.items():
-        if not has_form(info[key]):
-            raise InputError(f"{folder / 'dataset.json'} is not of a data set: {key} is not what `build` writes there.")
+    info = workspace.read_info(folder)
     shards = dict(info["shards"])
     known = {path.relative_to(folder).as_posix() for split in SPLITS for path in records.shards(folder / split)}
     if (folder / PAIRS / "pairs.json").exists():
         pairs = read_json(folder / PAIRS / "pairs.json")
-        if not isinstance(pairs, dict) or not _are_shards(pairs.get("shards")):
+        if not isinstance(pairs, dict) or not workspace.are_shards(pairs.get("shards")):
             raise InputError(f"{folder / PAIRS / 'pairs.json'} is not what `pair` writes there.")
         shards |= pairs["shards"]
         known |= {path.relative_to(folder).as_posix() for path in records.shards(folder / PAIRS)}

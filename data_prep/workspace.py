@@ -25,7 +25,7 @@ from cyclescan import records
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, read_json, replacing, write_json
 from data_prep import pseudonyms
-from data_prep.splits import SPLITS
+from data_prep.splits import DOMAINS, SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,68 @@ def save_facts(shard: Path, facts: dict) -> None:
     write_json(shard.with_suffix(FACTS), facts)
 
 
+def read_info(folder: Path) -> dict:
+    """The dataset.json of a data set, each of the entries that this program relies on of the form that `build` writes.
+
+    Raises:
+        InputError: it is missing, or is not that.
+    """
+    path = folder / DATASET
+    info = read_json(path)
+    if not isinstance(info, dict) or not set(FORMS) <= set(info):
+        missing = sorted(set(FORMS) - set(info if isinstance(info, dict) else ()))
+        raise InputError(f"{path} is not of a data set: it lacks {', '.join(missing)}.")
+    if info["schema_version"] != records.SCHEMA_VERSION:
+        raise InputError(
+            f"{folder} has schema version {info['schema_version']}; this program reads {records.SCHEMA_VERSION}."
+        )
+    for key, has_form in FORMS.items():
+        if not has_form(info[key]):
+            raise InputError(f"{path} is not of a data set: {key} is not what `build` writes there.")
+    return info
+
+
+def _are_numbers(value, kinds) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(n, kinds) for n in value)
+
+
+def _are_domains(value) -> bool:
+    return isinstance(value, dict) and all(_has(value.get(d), {"name": str}) for d in DOMAINS)
+
+
+def _are_splits(value) -> bool:
+    return isinstance(value, dict) and all(
+        _has(value.get(s), dict.fromkeys(DOMAINS, list))
+        and all(isinstance(name, str) for d in DOMAINS for name in value[s][d])
+        for s in SPLITS
+    )
+
+
+def are_shards(value) -> bool:
+    """Whether this states shards as `build` and `pair` do: records, bytes, sha256 and, for scans, what each is."""
+    return isinstance(value, dict) and all(
+        _has(facts, {"records": int, "bytes": int, "sha256": str})
+        and isinstance(facts.get("scans", []), list)
+        and all(_has(about, {"subject": str, "content": str}) for about in facts.get("scans", []))
+        for facts in value.values()
+    )
+
+
+def _has(value, kinds: Mapping[str, type]) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+
+
+FORMS = {
+    "schema_version": lambda value: isinstance(value, int),
+    "spacing_mm": lambda value: _are_numbers(value, (int, float)),
+    "shape": lambda value: value is None or _are_numbers(value, int),
+    "disjoint": lambda value: isinstance(value, bool),
+    "domains": _are_domains,
+    "splits": _are_splits,
+    "shards": are_shards,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Previous:
     """The data set that stands at RECORDS already.
@@ -113,14 +175,14 @@ class Previous:
 def previous(out: Path) -> Previous | None:
     """The data set at `out`; None where there is none, or none that this program wrote."""
     try:
-        info = read_json(out / DATASET)
-        shards = {
-            facts["fingerprint"]: out / name
-            for name, facts in info["shards"].items()
-            if _has_size(out / name, facts["bytes"])
-        }
-    except (InputError, KeyError, TypeError, AttributeError):
+        info = read_info(out)
+    except InputError:
         return None
+    shards = {
+        facts["fingerprint"]: out / name
+        for name, facts in info["shards"].items()
+        if "fingerprint" in facts and _has_size(out / name, facts["bytes"])
+    }
     return Previous(info, shards)
 
 
