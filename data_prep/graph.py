@@ -80,10 +80,11 @@ def run(
     Raises:
         InputError: an option is not understood, or the runner's service cannot be reached.
     """
-    import apache_beam as beam
-    import grpc
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+    with _quiet():
+        import apache_beam as beam
+        import grpc
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+        from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     workers = min(workers, len(tasks))
     here = runner is None
