@@ -198,7 +198,7 @@ def build(
         scaling_a: see `intensity.measure`; None: a fixed HU window for a domain named "ct", else percentiles.
         scaling_b: the same for domain b.
         volume: which volume of 4-D files to take, from 0; None refuses them.
-        seed: of the split. The same seed gives the same bytes, but for the pseudonyms, whose key is secret.
+        seed: of the split. The same seed gives the same records, but for the pseudonyms, whose key is secret.
         workers: processes; None: one for each CPU.
         runner: a runner of Apache Beam by name. DirectRunner is Beam's FnApiRunner, with one process for each worker.
         runner_options: options of Beam and of the runner, as on a command line.
@@ -234,16 +234,7 @@ def build(
     key = _key(pseudonyms.key_file(key_file), out)
     request |= {"a": (names["a"], os.path.abspath(a[1])), "b": (names["b"], os.path.abspath(b[1]))}
     request = pseudonyms.digest(key, json.dumps(request, sort_keys=True, default=str))
-    before = workspace.previous(out)
-    if (
-        (out / workspace.DATASET).exists()
-        and not overwrite
-        and (before is None or before.info.get("request") != request)
-    ):
-        raise InputError(
-            f"{out} already holds a data set, made with other arguments; give --overwrite to replace it, or another "
-            "--out."
-        )
+    before = _before(out, request, overwrite)
     found = {"a": scans.find(a[1]), "b": scans.find(b[1])}
 
     sources, failed = _read_headers(found, names, key, volume)
@@ -276,8 +267,9 @@ def build(
         divided = {s: {d: _identities(written, s, d) for d in DOMAINS} for s in SPLITS}
         shards = _name_shards(written)
         stated = {name: {"fingerprint": o["fingerprint"]} | _stated(o) for name, o in shards.items()}
+        all_there = before is not None and {o["fingerprint"] for o in shards.values()} <= set(before.shards)
         info = settings | {"domains": domains, "splits": divided, "shards": stated, "failed": failed}
-        if before is None or info != before.info or not set(tasks) <= set(before.shards):
+        if not all_there or info != before.info:
             files = {name: _file(o["fingerprint"], folder, before) for name, o in shards.items()}
             with workspace.publishing(out, info, files, before) as new:
                 _write_split_file(new / SPLIT_FILE, places, sites, key)
@@ -314,6 +306,18 @@ def _check_output(out: Path) -> None:
         raise InputError(f"{out} is a file; --out must be a folder.")
     if not (out / workspace.DATASET).exists() and any(out.iterdir()):
         raise InputError(f"{out} holds files that are no data set; give another --out.")
+
+
+def _before(out: Path, request: str, overwrite: bool) -> workspace.Previous | None:
+    """The data set that is there; it must be of the same request, or allowed to be replaced."""
+    before = workspace.previous(out)
+    same = before is not None and before.info.get("request") == request
+    if (out / workspace.DATASET).exists() and not (same or overwrite):
+        raise InputError(
+            f"{out} already holds a data set, made with other arguments; give --overwrite to replace it, or another "
+            "--out."
+        )
+    return before
 
 
 def _key(path: Path, out: Path) -> bytes:
