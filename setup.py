@@ -26,6 +26,7 @@ setup(
         "pydicom>=3.0",
         # carries the program; dates are its versions
         "dcm2niix>=1.0.20250506",
+        "isal>=1.7",
         "matplotlib>=3.8",
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
@@ -33,6 +34,7 @@ setup(
         # Beam imports it wherever a pipeline is built inside a notebook, and Beam 2.77 cannot with pandas 3
         "pandas>=2,<3",
         "google-crc32c>=1.5",
+        "threadpoolctl>=3.2",
         "tensorboard>=2.19",
         "jinja2>=3.1",
         "tqdm>=4.66",
@@ -48,6 +50,7 @@ setup(
             "nilearn>=0.11",
             "highdicom>=0.27",
             "ruff>=0.8",
+            "hypothesis>=6.100",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},

@@ -103,20 +103,23 @@ def decode(serialized: bytes) -> Record:
             for key in ("kind", "domain", "domain_name", "subject", "partner_subject", "preprocessing")
         }
         partner = feature["partner"].bytes_list.value[0]
+        preprocessing = json.loads(texts["preprocessing"])
+        if not isinstance(preprocessing, list):
+            raise ValueError("its preprocessing is no list")
         return Record(
             voxels=_unpack(feature["voxels"].bytes_list.value[0], shape),
             affine=np.asarray(feature["affine"].float_list.value, np.float64).reshape(4, 4),
             domain=texts["domain"],
             domain_name=texts["domain_name"],
             subject=texts["subject"],
-            preprocessing=json.loads(texts["preprocessing"]),
+            preprocessing=preprocessing,
             partner=_unpack(partner, shape) if partner else None,
             partner_subject=texts["partner_subject"],
             weight=float(feature["weight"].float_list.value[0]),
         )
     except InputError:
         raise
-    except (DecodeError, IndexError, KeyError, ValueError) as error:
+    except (DecodeError, IndexError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"This is not a record of cyclescan ({type(error).__name__}: {error}).") from error
 
 

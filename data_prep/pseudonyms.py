@@ -12,6 +12,8 @@ import os
 import secrets
 from pathlib import Path
 
+import numpy as np
+
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder
 
@@ -61,3 +63,15 @@ def pseudonym(key: bytes, subject: str) -> str:
     """The id of a subject: "s" and the first 12 hexadecimal digits of HMAC-SHA256(key, name)."""
     digest = hmac.new(key, subject.encode("utf-8", "surrogateescape"), hashlib.sha256)
     return "s" + digest.hexdigest()[:DIGITS]
+
+
+def digest(key: bytes, text: str) -> str:
+    """What stands in a data set for a text that names people, places or files: 32 hexadecimal digits."""
+    return hmac.digest(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hex()[:32]
+
+
+def content(key: str, array: np.ndarray) -> str:
+    """The same for voxels: equal arrays have equal digests, and without the key nobody can look for a known scan."""
+    check = hmac.new(key.encode(), repr(array.shape).encode(), hashlib.sha256)
+    check.update(np.ascontiguousarray(array, "<f4"))
+    return check.hexdigest()[:32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -18,10 +17,9 @@ from cyclescan.dicom import convert, rules, series
 from cyclescan.errors import InputError
 from cyclescan.files import walk
 from cyclescan.volume import Volume
-from data_prep import metaimage
+from data_prep import metaimage, tables
 from data_prep.splits import SPLITS
 
-TABLES = {".csv": ",", ".tsv": "\t"}
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
 
@@ -104,7 +102,7 @@ def find(path: str | os.PathLike) -> list[Scan]:
         )
     if path.is_dir():
         return _in_folder(path, chosen_by)
-    if path.suffix.lower() in TABLES:
+    if path.suffix.lower() in tables.DELIMITERS:
         return _in_table(path)
     if series.is_dicom(path):
         return _of_dicom(path, chosen_by)
@@ -160,34 +158,20 @@ def _bids_subject(relative: Path) -> str | None:
 
 
 def _in_table(path: Path) -> list[Scan]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=TABLES[path.suffix.lower()], strict=True)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except OSError as error:
-        raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"The table {path} is not understood: {error}.") from error
-    if missing := {"subject", "path"} - set(columns):
-        raise InputError(
-            f"The table {path} has the columns {', '.join(columns) or '(none)'}; "
-            f"{' and '.join(sorted(missing))} must be among them."
-        )
     scans: dict[str, Scan] = {}
-    for number, row in enumerate(rows, 2):
-        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split", "site")}
-        if not values["subject"] or not values["path"]:
-            raise InputError(f"Line {number} of the table {path} has no {'path' if values['subject'] else 'subject'}.")
-        if values["split"] and values["split"] not in SPLITS:
+    for number, row in tables.read(path, ("subject", "path")):
+        if not row["subject"] or not row["path"]:
+            raise InputError(f"Line {number} of the table {path} has no {'path' if row['subject'] else 'subject'}.")
+        split = row.get("split") or None
+        if split and split not in SPLITS:
             raise InputError(
-                f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
+                f"Line {number} of the table {path} has the split {split!r}; allowed are {', '.join(SPLITS)}."
             )
-        stated = {"subject": values["subject"], "split": values["split"] or None, "site": values["site"] or None}
-        for each in _of_row(path.parent / values["path"]):
+        stated = {"subject": row["subject"], "split": split, "site": row.get("site") or None}
+        for each in _of_row(path.parent / row["path"]):
             scan = dataclasses.replace(each, **stated)
             if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
-                raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
+                raise InputError(f"Line {number} of the table {path} lists {row['path']} a second time.")
     if not scans:
         raise InputError(f"The table {path} lists no scans.")
     return list(scans.values())
