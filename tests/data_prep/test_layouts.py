@@ -170,15 +170,17 @@ def test_brats_visits_are_one_subject(tmp_path):
 def oai(folder):
     """Two participants, both knees, a second visit, other series, as NDA's archives unpack; slices are 001, 002 ..."""
     array, affine = knee()
-    for visit, participant, date, barcode, text in (
-        ("00m/0.C.2", "9000099", "20050131", "10249503", "SAG_3D_DESS_RIGHT"),
-        ("00m/0.C.2", "9000099", "20050131", "10249504", "SAG_3D_DESS_LEFT"),
-        ("00m/0.C.2", "9000099", "20050131", "10249505", "SAG_T2_MAP_RIGHT"),
-        ("12m/1.C.2", "9000099", "20060201", "10693717", "SAG_3D_DESS_RIGHT"),
-        ("00m/0.E.1", "9000296", "20040909", "10693718", "SAG_3D_DESS_RIGHT"),
-        ("00m/0.E.1", "9000296", "20040909", "10693719", "SAG_IW_TSE_RIGHT"),
+    for number, (visit, participant, date, barcode, text) in enumerate(
+        (
+            ("00m/0.C.2", "9000099", "20050131", "10249503", "SAG_3D_DESS_RIGHT"),
+            ("00m/0.C.2", "9000099", "20050131", "10249504", "SAG_3D_DESS_LEFT"),
+            ("00m/0.C.2", "9000099", "20050131", "10249505", "SAG_T2_MAP_RIGHT"),
+            ("12m/1.C.2", "9000099", "20060201", "10693717", "SAG_3D_DESS_RIGHT"),
+            ("00m/0.E.1", "9000296", "20040909", "10693718", "SAG_3D_DESS_RIGHT"),
+            ("00m/0.E.1", "9000296", "20040909", "10693719", "SAG_IW_TSE_RIGHT"),
+        )
     ):
-        datasets = slices(array, affine, name=barcode, subject=participant, SeriesDescription=text)
+        datasets = slices(array + number, affine, name=barcode, subject=participant, SeriesDescription=text)
         for ds in datasets:
             ds.StudyInstanceUID = uid(participant, date)
         save_dicom(datasets, folder / visit / participant / date / barcode, [f"{n + 1:03d}" for n in range(10)])
