@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from cyclescan import records, volume
@@ -163,3 +164,19 @@ def test_the_list_of_nifti_files_and_of_nothing(tmp_path, capsys):
         (tmp_path / "e").mkdir(exist_ok=True)
         assert main(["scans", str(tmp_path / place)]) == 2
         assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_a_build_that_is_repeated_reads_only_what_has_changed(hospital, tmp_path):
+    dicom = [(c, f"{hospital}#SeriesDescription~{c}") for c in ("ciss", "dess")]
+    out = tmp_path / "records"
+    first = build(*dicom, out, split=(3, 0, 0), workers=1)
+    times = {p.name: p.stat().st_mtime_ns for p in out.rglob("*.tfrecord")}
+    assert build(*dicom, out, split=(3, 0, 0), workers=1) == first
+    assert {p.name: p.stat().st_mtime_ns for p in out.rglob("*.tfrecord")} == times
+    path = next((hospital / "knee-2" / "ciss").glob("*"))
+    ds = pydicom.dcmread(path)
+    ds.PixelData = (ds.pixel_array + 1).tobytes()
+    ds.save_as(path)
+    second = build(*dicom, out, split=(3, 0, 0), workers=1)
+    changed = [name for name in first["shards"] if first["shards"][name] != second["shards"][name]]
+    assert [name[:7] for name in changed] == ["train/a"]
