@@ -35,12 +35,16 @@ setup(
         "pandas>=2,<3",
         "google-crc32c>=1.5",
         "threadpoolctl>=3.2",
+        # messages of TensorFlow Serving, of the same version as TensorFlow; the server itself is no Python package
+        "tensorflow-serving-api>=2.21,<2.22",
+        "grpcio>=1.66",
         "tensorboard>=2.19",
         "jinja2>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "onnx": ["onnx>=1.19"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
         "test": [
             "pytest>=8",
@@ -49,6 +53,9 @@ setup(
             "ipykernel>=6",
             "nilearn>=0.11",
             "highdicom>=0.27",
+            "onnx>=1.19",
+            "onnxruntime>=1.20",
+            "pyyaml>=6",
             "ruff>=0.8",
             "hypothesis>=6.100",
         ],

@@ -56,6 +56,7 @@ class Config:
     # schedule, as fractions of the run
     steps: int = 1000
     warmup: float = 0.0  # only the pair term, before the adversarial phase begins
+    discriminator_warmup: float = 0.0  # the last part of the warm-up, in which the discriminators learn already
     decay_from: float = 0.5  # the learning rate falls linearly to 0 from here on
     learning_rate: float = 2e-4
     beta_1: float = 0.5
@@ -80,7 +81,7 @@ class Config:
             value = getattr(self, field.name)
             if field.name.startswith("lambda_") and not 0 <= value < float("inf"):
                 raise InputError(f"{field.name} is {value}; it must be a finite number of at least 0.")
-        for key in ("warmup", "decay_from"):
+        for key in ("warmup", "discriminator_warmup", "decay_from"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
         if not 0 <= self.discriminator_dropout < 1:

@@ -20,7 +20,8 @@ def export(
     version: int | None = None,
     weights: str | int = "last",
     window: Sequence[int] | None = None,
-    overlap: float | None = None,
+    max_voxels: int | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Write OUT/a2b/N, OUT/b2a/N and OUT/card.json; see `serving.saved_model.write`.
 
@@ -29,8 +30,9 @@ def export(
         out: the model folder.
         version: N; None for one more than the largest there.
         weights: "last", "best" or a step.
-        window: voxels (depth, height, width) of the windows inside the graph; None for the training's patch.
-        overlap: of those windows, in [0, 1); None for a half.
+        window: voxels (depth, height, width) of the windows inside the graph; None for `DEFAULT_WINDOW`.
+        max_voxels: a served volume may have so many; None for `saved_model.MAX_VOXELS`.
+        onnx: write OUT/onnx/a2b-N.onnx and OUT/onnx/b2a-N.onnx too.
 
     Raises:
         InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
@@ -38,7 +40,8 @@ def export(
     from cyclescan.serving import saved_model
     from cyclescan.training import checkpoints
 
-    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, overlap)
+    max_voxels = max_voxels or saved_model.MAX_VOXELS
+    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, max_voxels, onnx)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,18 +55,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=None,
         metavar=("D", "H", "W"),
-        help="voxels that the network sees at once, multiples of its stride; default: the patch it was trained on",
+        help="voxels that are worked on at once, multiples of the network's stride; decides over memory and speed and "
+        "not over the result",
     )
     parser.add_argument(
-        "--overlap", type=float, default=None, help="fraction that windows share, at least 0 and below 1; default: 0.5"
+        "--max-voxels", type=int, default=None, help="a served volume may have so many; default: 512 x 512 x 512"
+    )
+    parser.add_argument(
+        "--onnx", action="store_true", help="write OUT/onnx/{a2b,b2a}-N.onnx too, for 3D Slicer, MONAI and Triton"
     )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
     if arguments.version is not None and arguments.version < 1:
         raise InputError(f"--version is {arguments.version}; it must be at least 1.")
+    if arguments.max_voxels is not None and arguments.max_voxels < 1:
+        raise InputError(f"--max-voxels is {arguments.max_voxels}; it must be at least 1.")
     out = export(
-        arguments.run, arguments.out, arguments.version, arguments.weights, arguments.window, arguments.overlap
+        arguments.run,
+        arguments.out,
+        arguments.version,
+        arguments.weights,
+        arguments.window,
+        arguments.max_voxels,
+        arguments.onnx,
     )
     log.info("%s holds the models of both directions and %s", out, out / "card.json")
     return command.DONE

@@ -13,9 +13,11 @@ KNEE = Config(
     patch_shape=(32, 128, 128),
     lambda_pair=10.0,
     lambda_cycle=1.0,
-    lambda_adversarial=1.0,
+    lambda_adversarial=1.2,
     warmup=0.85,
-    average_decay=0.99,
+    discriminator_warmup=0.12,
+    decay_from=0.85,
+    average_decay=0.98,
     steps=3000,
 )
 
@@ -28,7 +30,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "demo": (
         "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 7 minutes of training on two "
         "cores of 221 GFLOP/s; about 17.1 dB and SSIM 0.36 (CISS to DESS), 17.2 dB and 0.44 (back).",
-        dataclasses.replace(KNEE, steps=700, patch_shape=(32, 64, 64)),
+        dataclasses.replace(KNEE, steps=1000, patch_shape=(32, 64, 64)),
     ),
     "cyclescan": (
         "The CycleScan report: its networks (93,869,569 parameters a generator), binary cross entropy, cycle and "

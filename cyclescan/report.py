@@ -19,6 +19,7 @@ from cyclescan import records as scans
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.evaluation import metrics as measures
+from cyclescan.evaluation import seams
 from cyclescan.files import read_json, write_text
 from cyclescan.presets import PRESETS
 from cyclescan.training import checkpoints
@@ -129,6 +130,7 @@ def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | i
         directions=[_direction(d, names, metrics[d], cases, compared[d]) for d in DIRECTIONS if d in metrics],
         columns=COLUMNS,
         definitions=measures.DEFINITIONS,
+        seams=seams.DEFINITION,
         pictures=_pictures(cases, names),
         curves=_curves(run, names),
         settings=_settings(run),
@@ -174,6 +176,10 @@ def _direction(direction: str, names: Mapping[str, str], metrics: dict, cases: l
         "rows": rows,
         "subjects": subjects,
         "unpaired": metrics["unpaired"],
+        "seams": {
+            way: {key: f"{100 * value:.2g} %" for key, value in scores.items()}
+            for way, scores in metrics["unpaired"]["seams"].items()
+        },
         "histograms": compared,
         "histogram_picture": figures.intensity_histograms(compared, source, target),
         "range": [number(limit, 0) for limit in compared["range"]],

@@ -21,7 +21,7 @@ from cyclescan.errors import InputError
 from cyclescan.files import make_folder, sha256, walk, write_json
 
 if TYPE_CHECKING:
-    from cyclescan.inference.translator import Progress, Translator
+    from cyclescan.inference.translator import Origin, Progress, Translator
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def translate_file(
     check_output(scan, output)
     array, records = translator.prepare(_volume_of(scan, index))
     translated = translator.translate_array(array, progress)
-    return _write(translator, scan, output, index, keep_identity, translated, records)
+    return _write(translator, translator.origin, scan, output, index, keep_identity, translated, records)
 
 
 def translate_files(
@@ -106,7 +106,7 @@ def translate_files(
                 ended(scan, error)
                 continue
             written(writing)
-            task = (_write, translator, scan, output, index, keep_identity, array, records)
+            task = (_write, translator, translator.origin, scan, output, index, keep_identity, array, records)
             writing = (scan, writer.submit(*task))
         written(writing)
     return failed
@@ -239,11 +239,17 @@ def _error_of(future: Future) -> InputError | None:
 
 
 def _write(
-    translator: Translator, scan: Path | Series, output: Path, index, keep_identity: bool, array, records: list[dict]
+    translator: Translator,
+    origin: Origin,
+    scan: Path | Series,
+    output: Path,
+    index: int | None,
+    keep_identity: bool,
+    array,
+    records: list[dict],
 ) -> Path:
-    origin = translator.origin
     volume = translator.restore(array, records)
-    settings = {"window": list(translator.window), "overlap": translator.overlap}
+    settings = {"window": list(translator.window), "overlap": translator.overlap, "mirror": translator.mirror}
     if volumes.is_nifti(output):
         volumes.write(volume, output, volumes.synthetic_descrip(__version__))
     else:
@@ -296,13 +302,41 @@ def _sha256(scan: Path | Series) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a training run, or a folder made by `cyclescan export`")
     parser.add_argument("--direction", required=True, help="a2b or b2a")
+    add_file_arguments(parser)
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs=3,
+        default=None,
+        metavar=("D", "H", "W"),
+        help="voxels that are worked on at once, multiples of the network's stride; decides over memory and speed and "
+        "not over the result, which is that of the whole volume in one piece",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=None,
+        help="fraction that windows share, at least 0 and below 1; costs time and changes nothing; default: 0",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="average with the translation of the volume mirrored left to right; takes twice as long",
+    )
+    parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """What is translated and where to, the same wherever the model is; see `run_with`."""
     parser.add_argument(
         "input",
+        nargs=nargs,
         help="a NIfTI file, or a folder that is searched for NIfTI files and DICOM series; "
         "PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series",
     )
     parser.add_argument(
         "output",
+        nargs=nargs,
         help="a NIfTI file (.nii or .nii.gz) or a folder; of a DICOM series, a NIfTI file, or else a folder that "
         "becomes a new DICOM series on the geometry of its source, marked as derived and synthetic",
     )
@@ -313,31 +347,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="DICOM slices get the patient and study fields of their source, so that the new series files beside it; "
         "without it, no name, id, birth date, date, accession or institution is written",
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        nargs=3,
-        default=None,
-        metavar=("D", "H", "W"),
-        help="voxels that the network sees at once, multiples of its stride; default: the patch it was trained on; one "
-        "as large as the volume translates it in one piece",
-    )
-    parser.add_argument(
-        "--overlap", type=float, default=None, help="fraction that windows share, at least 0 and below 1; default: 0.5"
-    )
-    parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
     parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
 
 
 def run(arguments: argparse.Namespace) -> int | None:
+    def load() -> Translator:
+        from cyclescan.inference.translator import Translator
+
+        return Translator.load(
+            arguments.model,
+            arguments.direction,
+            arguments.weights,
+            arguments.window,
+            arguments.overlap,
+            arguments.mirror,
+        )
+
+    return run_with(load, arguments)
+
+
+def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> int:
+    """Translate the file or the folder that a command line names; the exit code.
+
+    Args:
+        load: makes the translator; called once the input is known to be there, because it takes seconds.
+        arguments: see `add_file_arguments`.
+    """
     jobs = find_jobs(arguments.input, arguments.output, arguments.nifti)
     _check_distinct(jobs)
-
-    from cyclescan.inference.translator import Translator  # seconds; only once the input is known to be there
-
-    translator = Translator.load(
-        arguments.model, arguments.direction, arguments.weights, arguments.window, arguments.overlap
-    )
+    translator = load()
     for folder in sorted({output.parent for _, output in jobs}):
         make_folder(folder)  # learnt before an hour of translating rather than after
     if len(jobs) == 1 and (isinstance(jobs[0][0], Series) or Path(arguments.input).is_file()):

@@ -19,6 +19,8 @@ FLOORS = [
     {"train", "translate", "evaluate", "report", "export", "demo", "__main__"},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+# a command that is called by the name of its room stands on the floor of the commands
+COMMANDS_IN_ROOMS = {"serving/client.py"}
 
 
 def imports(path: Path) -> set[str]:
@@ -41,11 +43,13 @@ MODULES = sorted((ROOT / "cyclescan").rglob("*.py"))
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_doors_open_downwards(path):
-    own = path.relative_to(ROOT / "cyclescan").parts[0].removesuffix(".py")
+    relative = path.relative_to(ROOT / "cyclescan")
+    own = relative.parts[0].removesuffix(".py")
     assert own in FLOOR, f"{own} has no floor: add it to this test"
+    floor = len(FLOORS) - 1 if relative.as_posix() in COMMANDS_IN_ROOMS else FLOOR[own]
     for name in imports(path):
         if name.split(".")[0] == "cyclescan":
-            assert FLOOR[room(name)] <= FLOOR[own], f"{path} imports {name} from a higher floor"
+            assert FLOOR[room(name)] <= floor, f"{path} imports {name} from a higher floor"
         if own != "demo":
             assert name.split(".")[0] != "data_prep", f"{path} imports {name}"
 

@@ -25,11 +25,12 @@ def test_the_command_line(run, tmp_path):
     assert read_json(tmp_path / "out" / "card.json")["version"] == 7
 
 
-def test_weights_and_window(run, tmp_path):
-    arguments = ["--weights", "5", "--window", "12", "16", "16", "--overlap", "0.25"]
+def test_weights_window_and_onnx(run, tmp_path):
+    arguments = ["--onnx", "--weights", "5", "--window", "12", "16", "16", "--max-voxels", "9000"]
     assert export.main(["--run", str(run.path), "--out", str(tmp_path / "out"), *arguments]) == 0
     card = read_json(tmp_path / "out" / "card.json")
-    assert (card["version"], card["step"], card["window"], card["overlap"]) == (1, 5, [12, 16, 16], 0.25)
+    assert (card["version"], card["step"], card["window"], card["max_voxels"]) == (1, 5, [12, 16, 16], 9000)
+    assert sorted(p.name for p in (tmp_path / "out" / "onnx").iterdir()) == ["a2b-1.onnx", "b2a-1.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_weights_and_window(run, tmp_path):
         (["--weights", "7"], "allowed are last, best and the steps 5, 10"),
         (["--version", "0"], "--version is 0; it must be at least 1"),
         (["--window", "8", "15", "16"], "positive multiple of 4 "),
-        (["--overlap", "1"], "less than 1"),
+        (["--max-voxels", "0"], "at least 1"),
         (["--out", "FILE"], "cannot be written"),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_command_line_on_one_file(run, scan, tmp_path):
 
 
 def test_the_json_beside_the_result(run, scan, call, tmp_path):
-    code, _ = call(scan, tmp_path / "x.nii", "--window", 8, 12, 16, "--overlap", 0.25, "--weights", 5)
+    code, _ = call(scan, tmp_path / "x.nii", "--window", 8, 12, 16, "--overlap", 0.25, "--mirror", "--weights", 5)
     assert code == 0
     card = read_json(tmp_path / "x.json")
     expected = {
@@ -98,7 +98,7 @@ def test_the_json_beside_the_result(run, scan, call, tmp_path):
         "source": "ciss",
         "target": "ct",
         "input_sha256": sha256(scan),
-        "settings": {"window": [8, 12, 16], "overlap": 0.25},
+        "settings": {"window": [8, 12, 16], "overlap": 0.25, "mirror": True},
         "working_spacing_mm": [8.0, 8.0, 8.0],
         "cyclescan_version": __version__,
     }

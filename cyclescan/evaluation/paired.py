@@ -7,7 +7,6 @@ import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from cyclescan.errors import InputError
 from cyclescan.evaluation import histograms
 from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
 from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
+from cyclescan.evaluation.seams import TranslatesByWindows, seam_scores
 from cyclescan.records import Record
 from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import spacing_of
@@ -26,12 +26,6 @@ METHODS = ("translated", "identity", "histogram_matching")
 LIMITS = (-1.0, 1.0)  # intensities of records and of networks
 DATA_RANGE = 2.0
 PICTURES = 2  # volumes of each direction that are kept for the report
-
-
-class TranslatesArrays(Protocol):
-    """What is asked of a model of one direction; `inference.translator.Translator` is one."""
-
-    def translate_array(self, array: np.ndarray) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +73,7 @@ class _Entry:
 
 
 def evaluate_on_records(
-    translators: Mapping[str, TranslatesArrays], records_dir: str | Path, limit: int | None = None
+    translators: Mapping[str, TranslatesByWindows], records_dir: str | Path, limit: int | None = None
 ) -> tuple[dict, list[Case], dict]:
     """Translate the test volumes of a data set and measure them; one volume is in memory at a time.
 
@@ -97,7 +91,7 @@ def evaluate_on_records(
 
         * metrics: for each direction `translated`, `identity` and `histogram_matching`, each with the mean of every
           measure of `metrics.NAMES`, `sd` and `subjects` (absent where no volume has a truth), and `unpaired`, with
-          the number of `volumes`, the `cycle_mae`, and `kl`; and `about`;
+          the number of `volumes`, the `cycle_mae`, `kl`, and `seams` of the first volume; and `about`;
         * cases: up to `PICTURES` volumes of each direction;
         * histograms: `histograms.compare` for each direction; the target's is that of the real volumes of the target
           domain in the same split.
@@ -152,6 +146,7 @@ def evaluate_on_records(
             "volumes": len(jobs),
             "cycle_mae": float(np.mean(cycle)) if cycle else None,
             "kl": kl,
+            "seams": seam_scores(translators[direction], jobs[0][0].read().voxels),
         }
     metrics["about"] = {
         "split": split,
@@ -200,7 +195,7 @@ def _training_volumes(folder: Path, domain: str):
         yield records.decode(records.read_at(*place)).voxels
 
 
-def _translated(translator: TranslatesArrays, voxels: np.ndarray, direction: str, subject: str) -> np.ndarray:
+def _translated(translator: TranslatesByWindows, voxels: np.ndarray, direction: str, subject: str) -> np.ndarray:
     fake = np.asarray(translator.translate_array(voxels), np.float32)
     if not np.isfinite(fake).all():
         raise InputError(f"The {direction} model makes voxels of the subject {subject} that are NaN or infinite.")

@@ -1,4 +1,7 @@
-"""A network of fixed appetite on a volume of any size: overlapping windows, blended smoothly.
+"""Plain sliding windows: overlapping, each given to the network by itself, blended smoothly.
+
+This is what other tools do, and what `inference.whole_volume` is compared with (`evaluation.seams`, `benchmarks`): with
+instance normalisation the windows do not agree where they overlap, and blending hides that without curing it.
 
 The volume is padded by reflection to a multiple of the network's stride and no further, and windows start at
 multiples of the stride: every window then halves its grid at the same voxels as the whole volume would. Along an axis
@@ -6,9 +9,6 @@ where the volume is not larger than the window there is one window, as large as 
 
 Blending weights are separable, and along each axis those of all windows sum to 1 at every voxel. So no array of
 weights is kept, a constant stays constant, and memory is one padded volume in and one out, plus one batch of windows.
-
-Everything here is a function of sizes, in NumPy. `cyclescan.serving.graph` repeats it in TensorFlow operations inside
-exported models, where sizes are known only when a volume arrives; a parity test holds the two together.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from cyclescan.errors import InputError
 
+DEFAULT_WINDOW = (32, 64, 64)  # small enough for feature maps of 16 channels to be a few MB
 DEFAULT_OVERLAP = 0.5  # raised cosines then sum to 1 without correction
 
 
@@ -46,12 +47,21 @@ class AxisPlan:
     weights: np.ndarray
 
 
-def check_settings(window: Sequence[int], overlap: float, stride: int) -> tuple[tuple[int, int, int], float]:
+def check_settings(
+    window: Sequence[int] | None, overlap: float | None, stride: int
+) -> tuple[tuple[int, int, int], float]:
     """Return `window` and `overlap` as plain numbers when they are allowed.
+
+    Args:
+        window: voxels (depth, height, width); None for `DEFAULT_WINDOW`, rounded up to multiples of `stride`.
+        overlap: a fraction; None for none.
+        stride: of the network.
 
     Raises:
         InputError: a number of the window is not a positive multiple of `stride`, or the overlap lies outside [0, 1).
     """
+    window = [-(-n // stride) * stride for n in DEFAULT_WINDOW] if window is None else window
+    overlap = 0.0 if overlap is None else overlap
     if len(window) != 3 or any(int(n) != n or n < stride or n % stride for n in window):
         raise InputError(
             f"The window is {' '.join(map(str, window))}; it must be three numbers, each a positive multiple of "

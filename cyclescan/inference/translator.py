@@ -19,6 +19,7 @@ from cyclescan.training import checkpoints
 from cyclescan.volume import Volume
 
 Progress = Callable[[int, int], None]
+Network = Callable[[np.ndarray, tuple[int, int, int], float, Progress | None], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Origin:
 
     Attributes:
         model: the path it was loaded from.
-        kind: "run" or "saved_model".
+        kind: "run", "saved_model", or "served" where a server has it.
         version: the exported version's number, or the checkpoint's name.
         weights: "last", "best" or the step that was asked for.
         step: the training step of the weights.
@@ -45,14 +46,25 @@ class Origin:
     preset: str
     cyclescan_version: str
 
+    @classmethod
+    def of_card(cls, card: dict, model: str, kind: str) -> Origin:
+        """Of an exported model, given the card of one of its version folders."""
+        return cls(
+            model=model,
+            kind=kind,
+            version=str(card["version"]),
+            weights=card["weights"],
+            step=card["step"],
+            sha256=saved_model.identity(card["checksums"]),
+            preset=card["preset"],
+            cyclescan_version=card["cyclescan_version"],
+        )
+
 
 class Translator:
     """Translates volumes of one domain into the other.
 
-    By default windows have the shape of the training's patches and overlap by half. Instance normalisation makes the
-    result depend on what a window holds, and the statistics of a window as large as a training patch are those the
-    network has learnt from; a larger one changes them. To translate in one piece, give a `window` at least as large as
-    the volume on the working grid: it is cut to the volume.
+    The result is that of the whole volume in one piece, whatever the window (see `inference.whole_volume`).
 
     Networks compute in float32 also where they were trained in mixed precision, so that the numbers are the same on
     every machine, up to rounding.
@@ -62,27 +74,30 @@ class Translator:
         data: domains, spacing_mm, axes and shape of the data it was trained on, as in dataset.json.
         direction: "a2b" or "b2a".
         source_name, target_name: names of the two domains, such as "ciss" and "dess".
-        window, overlap: of the sliding window; voxels on the working grid and a fraction.
+        window: voxels on the working grid that are worked on at once; decides over memory and speed.
+        overlap: the fraction that windows share; costs time and changes nothing.
+        mirror: average with the translation of the volume mirrored along its depth, mirrored back.
         origin: see `Origin`.
-        predict: float32 (n, d, h, w, 1) on [-1, 1] -> the same shape and range; edges are multiples of the stride.
     """
 
     def __init__(
         self,
-        predict: Callable[[np.ndarray], np.ndarray],
+        network: Network,
         config: Config,
         data: dict,
         direction: str,
         origin: Origin,
         window: Sequence[int] | None = None,
         overlap: float | None = None,
+        mirror: bool = False,
     ) -> None:
-        self.predict = predict
+        self._network = network
         self.config = config
         self.data = data
         self.direction = direction
         self.origin = origin
-        self.window, self.overlap = _window(config, window, overlap)
+        self.window, self.overlap = sliding_window.check_settings(window, overlap, config.stride)
+        self.mirror = mirror
 
     @classmethod
     def load(
@@ -92,6 +107,7 @@ class Translator:
         weights: str | int = "last",
         window: Sequence[int] | None = None,
         overlap: float | None = None,
+        mirror: bool = False,
     ) -> Translator:
         """Load one direction of a model.
 
@@ -99,8 +115,9 @@ class Translator:
             model: a training run, a folder written by `cyclescan.export`, or one version folder below it.
             direction: "a2b" or "b2a".
             weights: of a run: "last", "best" or a step. An exported model has one set of weights.
-            window: (depth, height, width) voxels on the working grid; None for the training's patch.
-            overlap: the least fraction that neighbouring windows share, in [0, 1); None for a half.
+            window: (depth, height, width) voxels on the working grid; None for `sliding_window.DEFAULT_WINDOW`.
+            overlap: the fraction that windows share, in [0, 1); None for none.
+            mirror: see `Translator`.
 
         Raises:
             InputError: there is no such model, checkpoint or direction; a file of it is missing or altered; the
@@ -113,7 +130,7 @@ class Translator:
         if not path.exists():
             raise InputError(f"There is no model at {path}.")
         if (path / "config.json").exists():
-            return cls._from_run(path, direction, weights, window, overlap)
+            return cls._from_run(path, direction, weights, window, overlap, mirror)
         found = saved_model.find(path, direction)
         if found is None:
             raise InputError(
@@ -122,12 +139,12 @@ class Translator:
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")
-        return cls._from_saved_model(path, *found, direction, window, overlap)
+        return cls._from_saved_model(path, *found, direction, window, overlap, mirror)
 
     @classmethod
-    def _from_run(cls, path, direction, weights, window, overlap) -> Translator:
+    def _from_run(cls, path, direction, weights, *settings) -> Translator:
         run = checkpoints.read_run(path)
-        _window(run.config, window, overlap)  # before weights are read, which takes long
+        sliding_window.check_settings(*settings[:2], run.config.stride)  # before weights are read, which takes long
         checkpoint = checkpoints.find(run, weights)
         generator = checkpoints.load_generator(run, direction, weights)
         facts = read_json(checkpoint / "checkpoint.json")
@@ -141,45 +158,39 @@ class Translator:
             preset=run.preset,
             cyclescan_version=__version__,
         )
-        import tensorflow as tf
-
-        # traced once for each shape of a window: fixed shapes let TensorFlow plan its memory and fuse more
-        network = tf.function(lambda patches: generator(patches, training=False))
-        return cls(
-            lambda batch: network(tf.constant(batch)).numpy(), run.config, run.data, direction, origin, window, overlap
-        )
+        return cls(network_of(generator), run.config, run.data, direction, origin, *settings)
 
     @classmethod
-    def _from_saved_model(cls, given, path, card, direction, window, overlap) -> Translator:
+    def _from_saved_model(cls, given, path, card, direction, window, *settings) -> Translator:
         config = Config.from_dict(card["config"])
-        _window(config, window, overlap)
+        sliding_window.check_settings(window, settings[0], config.stride)
         import tensorflow as tf
 
         try:
             loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"The model {path} cannot be loaded ({str(error).splitlines()[0]}).") from error
-        origin = Origin(
-            model=str(given),
-            kind="saved_model",
-            version=str(card["version"]),
-            weights=card["weights"],
-            step=card["step"],
-            sha256=saved_model.identity(card["checksums"]),
-            preset=card["preset"],
-            cyclescan_version=card["cyclescan_version"],
-        )
+        origin = Origin.of_card(card, str(given), "saved_model")
 
-        def predict(batch):
+        def network(array, window, overlap, progress):
             # `loaded` owns the variables, so it has to live as long as its signature does
-            return loaded.signatures["patches"](patches=tf.constant(batch))["translated"].numpy()
+            given = {"volume": array, "window": window, "overlap": np.float32(overlap)}
+            result = loaded.signatures["scaled"](**{name: tf.constant(value) for name, value in given.items()})
+            if progress:
+                progress(1, 1)  # what runs inside the graph cannot be watched
+            return result["translated"].numpy()
 
-        return cls(predict, config, card["data"], direction, origin, window or card["window"], overlap)
+        return cls(network, config, card["data"], direction, origin, window or card["window"], *settings)
 
     @property
     def version(self) -> str:
         """The exported version's number, or the name of the run's checkpoint."""
         return self.origin.version
+
+    @property
+    def stride(self) -> int:
+        """Windows are multiples of it."""
+        return self.config.stride
 
     @property
     def source_name(self) -> str:
@@ -197,28 +208,37 @@ class Translator:
     def _domain(self, letter: int) -> dict:
         return self.data["domains"][self.direction[letter]]
 
-    def translate_array(self, array: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    def translate_array(
+        self, array: np.ndarray, progress: Progress | None = None, window: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Translate a prepared volume.
 
         Args:
             array: float32 (depth, height, width) on [-1, 1], of any size, canonical axes at the working spacing.
             progress: called with (windows done, windows in all).
+            window: another than that of the translator.
 
         Returns:
             The same shape and range in the target domain.
 
         Raises:
-            InputError: the array is no volume, or a window does not fit into memory.
+            InputError: the array is no volume, the window is not allowed or does not fit into memory.
         """
         import tensorflow as tf
 
+        array = np.ascontiguousarray(array, np.float32)
+        if array.ndim != 3 or 0 in array.shape:
+            raise InputError(f"An array of shape {array.shape} is no volume; (depth, height, width) is needed.")
+        window, overlap = sliding_window.check_settings(window or self.window, self.overlap, self.stride)
         try:
-            return sliding_window.apply(
-                array, self.predict, self.window, self.overlap, self.config.stride, progress=progress
-            )
+            result = self._network(array, window, overlap, progress)
+            if self.mirror:
+                mirrored = self._network(np.ascontiguousarray(array[::-1]), window, overlap, progress)
+                result = (result + mirrored[::-1]) / 2
         except tf.errors.ResourceExhaustedError as error:
-            shape = " ".join(map(str, self.window))
+            shape = " ".join(map(str, window))
             raise InputError(f"A window of {shape} voxels does not fit into memory; choose a smaller one.") from error
+        return result
 
     def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
         """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.
@@ -246,9 +266,26 @@ class Translator:
         return self.restore(self.translate_array(array, progress), records)
 
 
-def _window(config: Config, window, overlap) -> tuple[tuple[int, int, int], float]:
-    return sliding_window.check_settings(
-        config.patch_shape if window is None else window,
-        sliding_window.DEFAULT_OVERLAP if overlap is None else overlap,
-        config.stride,
-    )
+def network_of(generator) -> Network:
+    import tensorflow as tf
+
+    from cyclescan.inference.whole_volume import WholeVolume
+
+    watching: list[Progress] = []
+
+    def report(done, total):
+        for progress in watching:
+            progress(int(done), int(total))
+
+    whole = WholeVolume(generator)
+    specs = [tf.TensorSpec((None,) * 3, tf.float32), tf.TensorSpec((3,), tf.int32), tf.TensorSpec((), tf.float32)]
+
+    @tf.function(input_signature=specs)
+    def translate(volume, window, overlap):
+        return whole(volume, window, overlap, lambda done, total: tf.numpy_function(report, [done, total], []))
+
+    def network(array, window, overlap, progress):
+        watching[:] = [progress] if progress else []
+        return translate(tf.constant(array), tf.constant(window), tf.constant(overlap, tf.float32)).numpy()
+
+    return network

@@ -7,30 +7,36 @@ from collections.abc import Sequence
 
 import keras
 
+from cyclescan.models import upsampled_conv
+from cyclescan.models.upsampled_conv import UpsampledConv3D
+
 
 def convolution_macs(model: keras.Model, shape: Sequence[int]) -> int:
     """Multiply-accumulates of the convolutions of one forward pass.
 
     Args:
-        model: a functional model made of Conv3D and Conv3DTranspose layers.
+        model: a functional model of Conv3D, Conv3DTranspose and UpsampledConv3D layers.
         shape: of one input, (batch, depth, height, width, 1).
 
-    A transposed convolution multiplies every input voxel with its whole kernel, a convolution computes every output
-    voxel from one; norms, activations and padding are not counted. One training step costs about three times a
-    forward pass: the gradients to inputs and to weights are as large each.
+    A convolution computes every output voxel from one kernel, a transposed one multiplies every input voxel with its
+    whole kernel, and an `UpsampledConv3D` has merged taps on the coarse volume and the whole kernel on the other.
+    Norms, activations and padding are not counted. One training step costs about three times a forward pass: the
+    gradients to inputs and to weights are as large each.
     """
-    cloned = keras.Model(model.inputs, [layer.output for layer in _convolutions(model)])
-    outputs = cloned.compute_output_shape(tuple(shape))
-    inputs = keras.Model(model.inputs, [layer.input for layer in _convolutions(model)]).compute_output_shape(
-        tuple(shape)
-    )
-    total = 0
-    for layer, before, after in zip(_convolutions(model), inputs, outputs, strict=True):
-        transposed = isinstance(layer, keras.layers.Conv3DTranspose)
-        voxels = math.prod((before if transposed else after)[:-1])
-        total += voxels * math.prod(layer.kernel_size) * before[-1] * after[-1]
-    return total
+    convolutions = [la for la in model.layers if isinstance(la, (keras.layers.Conv3D, UpsampledConv3D))]
+    convolutions += [la for la in model.layers if isinstance(la, keras.layers.Conv3DTranspose)]
+    outputs = keras.Model(model.inputs, [la.output for la in convolutions]).compute_output_shape(tuple(shape))
+    each = zip(convolutions, outputs, strict=True)
+    return round(sum(_macs_a_voxel(la) * math.prod(output[:-1]) for la, output in each))
 
 
-def _convolutions(model: keras.Model) -> list:
-    return [la for la in model.layers if isinstance(la, (keras.layers.Conv3D, keras.layers.Conv3DTranspose))]
+def _macs_a_voxel(layer) -> float:
+    """Of the output."""
+    *edges, first, second = layer.kernel.shape
+    whole = math.prod(edges) * first * second
+    if isinstance(layer, keras.layers.Conv3DTranspose):
+        return whole / math.prod(layer.strides)
+    if isinstance(layer, UpsampledConv3D):
+        _, _, count = upsampled_conv.taps(edges[0])
+        return (count**3 * layer.coarse_channels + math.prod(edges) * (first - layer.coarse_channels)) * second
+    return whole

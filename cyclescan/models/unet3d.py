@@ -6,8 +6,11 @@ import keras
 from keras import layers
 
 from cyclescan.models.blocks import Initializers, convolution, instance_norm
+from cyclescan.models.upsampled_conv import UpsampledConv3D
 
 LEAK = 0.2
+# With more filters than this a level has so few voxels that merging the kernel's taps costs what it saves (measured).
+MOST_MERGED_FILTERS = 64
 
 
 def unet3d(
@@ -75,10 +78,13 @@ def unet3d(
             )(x)
             x = activate(instance_norm(x, f"{label}_norm") if normalized else x, "relu", label)
             x = layers.Concatenate(name=f"{label}_skip")([x, skip])
-        else:
+        elif channels > MOST_MERGED_FILTERS:
             x = layers.UpSampling3D(2, name=f"{label}_up")(x)
             x = layers.Concatenate(name=f"{label}_skip")([x, skip])
             x = unit(x, channels, label, activation="relu")
+        else:
+            x = UpsampledConv3D(channels, kernel, not normalized, init(), name=f"{label}_conv")([x, skip])
+            x = activate(instance_norm(x, f"{label}_norm") if normalized else x, "relu", label)
         return refine(x, channels, label, "relu")
 
     # --- functional graph ---
@@ -111,4 +117,4 @@ def head(x, kernel, init, upsampling, at_full_resolution):
         return convolution(x, 1, kernel, init, "head", bias=True)
     if upsampling == "transposed":
         return layers.Conv3DTranspose(1, kernel, strides=2, padding="same", kernel_initializer=init(), name="head")(x)
-    return convolution(layers.UpSampling3D(2, name="head_up")(x), 1, kernel, init, "head", bias=True)
+    return UpsampledConv3D(1, kernel, True, init(), name="head")([x])

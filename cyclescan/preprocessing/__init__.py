@@ -18,7 +18,7 @@ __all__ = ["geometry", "intensity", "prepare", "restore"]
 
 def prepare(
     volume: Volume,
-    scaling: str,
+    scaling: str | None,
     spacing_mm: Sequence[float] | None = None,
     shape: Sequence[int] | None = None,
 ) -> tuple[Volume, list[dict]]:
@@ -26,7 +26,8 @@ def prepare(
 
     Args:
         volume: a scan in any orientation.
-        scaling: how intensities are scaled, see `intensity.measure`.
+        scaling: how intensities are scaled, see `intensity.measure`; None leaves them as they are, for a served model,
+            which scales them itself.
         spacing_mm: working spacing (depth, height, width); None keeps the scan's own.
         shape: working shape (depth, height, width) to crop or pad to; None keeps what the scan has.
 
@@ -39,9 +40,10 @@ def prepare(
     if spacing_mm is not None:
         volume, record = geometry.resample(volume, spacing_mm)
         records.append(record)
-    record = intensity.measure(volume.array, scaling)
-    records.append(record)
-    volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
+    if scaling is not None:
+        record = intensity.measure(volume.array, scaling)
+        records.append(record)
+        volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
     if shape is not None:
         volume, record = geometry.crop_or_pad(volume, shape, fill=-1.0)
         records.append(record)
@@ -52,7 +54,8 @@ def restore(array: np.ndarray, records: list[dict], target: dict | None = None) 
     """Bring an array on the working grid back onto the grid of the scan it came from.
 
     Args:
-        array: float32 (depth, height, width) on [-1, 1], on the grid that `prepare` returned.
+        array: float32 (depth, height, width) on [-1, 1], on the grid that `prepare` returned; where that left the
+            intensities as they were, in those of the result.
         records: what `prepare` recorded.
         target: the intensity record of the domain the array now belongs to; None inverts the scan's own.
 

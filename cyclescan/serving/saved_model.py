@@ -1,7 +1,14 @@
 """A model folder on disk: DIR/a2b/N and DIR/b2a/N are SavedModels, DIR/card.json says what they are.
 
 Each version folder carries its own part of the card in `assets.extra/card.json`, which TensorFlow Serving ignores;
-so a version that is copied elsewhere, or is no longer the newest, still says what it is.
+so a version that is copied elsewhere, or is no longer the newest, still says what it is. `onnx/` and `models.config`
+belong to the folder as a whole; so do `batching.config` and `compose.yaml`, which are for the user to change and not
+checked.
+
+Checksums show that a file was damaged, left out by a copy, mixed with another version or edited by hand. They are no
+signature: whoever can write the folder can write new ones. Compare the `model_sha256` beside a translated image with
+one noted down when the model was made, to know that it is the same model. What a server has loaded they do not show.
+And a SavedModel is a program: TensorFlow runs whatever operations are in it, so load those alone whose origin you know.
 """
 
 from __future__ import annotations
@@ -15,12 +22,14 @@ from cyclescan import NOTICE, __version__
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, read_json, replacing, sha256, write_json
 from cyclescan.inference import sliding_window
+from cyclescan.serving import tf_serving
 from cyclescan.training import checkpoints
 from cyclescan.training.checkpoints import DIRECTIONS, Run
 
 GRAPH = "saved_model.pb"
 CARD = "card.json"
 OWN_CARD = f"assets.extra/{CARD}"
+MAX_VOXELS = 2**27  # of a served volume; 512 x 512 x 512
 
 LICENCE = (
     "The code is under Apache-2.0. The licence of the weights is for whoever trained them to give, within the terms "
@@ -32,8 +41,8 @@ LIMITS = [
     "Intensities are on the scale of the training data of the target domain; they are not calibrated measurements.",
     "serving_default expects one whole volume in the orientation and at the voxel size stated here; it cannot check "
     "either.",
-    "The result of a window depends on its whole content (instance normalisation), so other windows give slightly "
-    "other values.",
+    "`patches` normalises every patch by itself, so a patch gives other values than the same place of a whole volume "
+    "(instance normalisation); `serving_default` and `scaled` normalise by the whole volume, whatever the windows are.",
 ]
 
 
@@ -43,7 +52,8 @@ def write(
     version: int | None = None,
     weights: str | int = "last",
     window: tuple[int, int, int] | None = None,
-    overlap: float | None = None,
+    max_voxels: int = MAX_VOXELS,
+    onnx: bool = False,
 ) -> Path:
     """Export both directions of a run.
 
@@ -52,36 +62,48 @@ def write(
         out: the model folder; made when it is missing.
         version: number of the version folder, larger than those there; None for one more than the largest.
         weights: "last", "best" or a step.
-        window: voxels (depth, height, width) of the windows inside the graph; None for the training's patch.
-        overlap: of those windows; None for `sliding_window.DEFAULT_OVERLAP`.
+        window: voxels (depth, height, width) of the windows inside the graph, which decide over memory and speed; None
+            for `sliding_window.DEFAULT_WINDOW`.
+        max_voxels: a served volume may have so many.
+        onnx: write the patch signature as `onnx/a2b-N.onnx` and `onnx/b2a-N.onnx` too.
 
     Returns:
         `out`. Either both directions and the card are written, or nothing is.
 
     Raises:
-        InputError: no such checkpoint; the version exists or is not the largest; the folder cannot be written.
+        InputError: no such checkpoint; the version exists or is not the largest; the folder cannot be written; ONNX is
+            asked for and not installed.
     """
     out = Path(out)
-    overlap = sliding_window.DEFAULT_OVERLAP if overlap is None else overlap
-    window, overlap = sliding_window.check_settings(window or run.config.patch_shape, overlap, run.config.stride)
+    window, _ = sliding_window.check_settings(window, None, run.config.stride)
     version = _next_version(out, version)
-    card = _card(run, checkpoints.find(run, weights), version, weights, window, overlap)
+    card = _card(run, checkpoints.find(run, weights), version, weights, window, max_voxels)
     with contextlib.ExitStack() as renames:
         make_folder(out)
         for direction in DIRECTIONS:
             folder = renames.enter_context(replacing(out / direction / str(version)))
-            _save(run, direction, weights, window, overlap, folder)
-            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-            own = {name: sha256(folder / name) for name in files}
+            _save(run, direction, weights, window, max_voxels, folder)
+            tf_serving.write_warm_up(folder, direction, window)
+            _add_tensor_names(card["signatures"], folder)
+            own = {name: sha256(folder / name) for name in _files(folder)}
             write_json(folder / OWN_CARD, {**card, "direction": direction, "checksums": own})
             own[OWN_CARD] = sha256(folder / OWN_CARD)
             card["checksums"] |= {f"{direction}/{version}/{name}": digest for name, digest in own.items()}
+            if onnx:
+                file = f"onnx/{direction}-{version}.onnx"
+                temporary = renames.enter_context(replacing(out / file))
+                _save_onnx(run, direction, weights, card, temporary)
+                card["checksums"][file] = sha256(temporary)
+    tf_serving.write(out)
+    card["checksums"][tf_serving.MODELS] = sha256(out / tf_serving.MODELS)
     write_json(out / CARD, card)
     return out
 
 
 def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
     """The version folder that `path` means and its own card, checked against its checksums.
+
+    Of a model folder its card, its list of models and its ONNX files are checked too.
 
     Args:
         path: a model folder (its newest version is meant), its folder of one direction, or one version folder.
@@ -91,9 +113,9 @@ def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
         None when `path` is none of these.
 
     Raises:
-        InputError: the model is of the other direction, has no card, or a file is missing or altered.
+        InputError: the model is of the other direction, has no card, or a file is missing, altered or foreign to it.
     """
-    path = Path(path)
+    root = path = Path(path)
     for folder in (path, path / direction):
         if versions(folder):
             path = folder / str(max(versions(folder)))
@@ -106,10 +128,40 @@ def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
     card = read_json(path / OWN_CARD)
     if card["direction"] != direction:
         raise InputError(f"{path} translates {card['direction']}, not {direction}.")
-    for name, digest in card["checksums"].items():
-        if not (path / name).exists() or sha256(path / name) != digest:
-            raise InputError(f"The model {path} is damaged: {name} is missing or altered.")
+    _check_files(path, card["checksums"])
+    for name in _files(path):
+        if name not in card["checksums"] and name != OWN_CARD:
+            raise InputError(f"The model {path} holds {name}, which was not exported with it; remove it.")
+    if (root / CARD).exists():
+        _check_root(root, path, card)
     return path, card
+
+
+def _check_root(root: Path, path: Path, own: dict) -> None:
+    """Whether the card of a model folder is that of its newest version, and its other files are as the card says."""
+    card = read_json(root / CARD)
+    differing = [key for key in own if key not in ("direction", "checksums") and card.get(key) != own[key]]
+    if differing:
+        raise InputError(
+            f"{root / CARD} is altered, or not of version {own['version']}: it differs from {path / OWN_CARD} in "
+            f"{differing[0]}; export the model again, or give {path} itself."
+        )
+    shared = {name: digest for name, digest in card["checksums"].items() if name.split("/")[0] not in DIRECTIONS}
+    name = (path / OWN_CARD).relative_to(root).as_posix()
+    _check_files(root, {**shared, name: card["checksums"].get(name)})
+
+
+def _check_files(folder: Path, checksums: dict[str, str | None]) -> None:
+    for name, digest in checksums.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise InputError(f"The model {folder} is damaged: {name} is missing or altered.")
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files below a folder, sorted; hidden ones are left out."""
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
+    )
 
 
 def versions(folder: str | Path) -> list[int]:
@@ -135,7 +187,7 @@ def _next_version(out: Path, version: int | None) -> int:
     return version
 
 
-def _save(run: Run, direction: str, weights, window, overlap, folder: Path) -> None:
+def _save(run: Run, direction: str, weights, window, max_voxels: int, folder: Path) -> None:
     import tensorflow as tf
 
     from cyclescan.serving.graph import ServedTranslator
@@ -145,14 +197,50 @@ def _save(run: Run, direction: str, weights, window, overlap, folder: Path) -> N
         checkpoints.load_generator(run, direction, weights),
         domains[direction[0]]["scaling"],
         domains[direction[2]]["intensity"],
-        run.config.stride,
         window,
-        overlap,
+        max_voxels,
     )
     tf.saved_model.save(module, str(folder), signatures=module.endpoints)
 
 
-def _card(run: Run, checkpoint: Path, version: int, weights, window, overlap) -> dict:
+def _save_onnx(run: Run, direction: str, weights, card: dict, path: Path) -> None:
+    from cyclescan.serving import onnx_graph
+
+    domains = run.data["domains"]
+    facts = {key: card[key] for key in ("notice", "model", "version", "cyclescan_version", "preset", "step", "licence")}
+    onnx_graph.write(
+        checkpoints.load_generator(run, direction, weights),
+        path,
+        {
+            **facts,
+            "checkpoint_sha256": card["checkpoint_sha256"],
+            "direction": direction,
+            "source": domains[direction[0]]["name"],
+            "target": domains[direction[2]]["name"],
+            "orientation": run.data["axes"],
+            "spacing_mm": run.data["spacing_mm"],
+            "edges_multiple_of": run.config.stride,
+            "source_scaling": domains[direction[0]]["scaling"],
+            "target_intensity": domains[direction[2]]["intensity"],
+            "limits": card["limits"],
+        },
+    )
+
+
+def _add_tensor_names(signatures: dict, folder: Path) -> None:
+    """Add what TensorFlow's C API calls the inputs and outputs; both directions have the same graph."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((folder / GRAPH).read_bytes())
+    for name, stated in signatures.items():
+        definition = proto.meta_graphs[0].signature_def[name]
+        for key, tensors in (("inputs", definition.inputs), ("outputs", definition.outputs)):
+            for given, facts in stated[key].items():
+                facts["tensor"] = tensors[given].name
+
+
+def _card(run: Run, checkpoint: Path, version: int, weights, window, max_voxels: int) -> dict:
     facts = read_json(checkpoint / "checkpoint.json")
     names = {direction: run.names(direction) for direction in DIRECTIONS}
     return {
@@ -171,7 +259,7 @@ def _card(run: Run, checkpoint: Path, version: int, weights, window, overlap) ->
         },
         "signatures": _signatures(run),
         "window": list(window),
-        "overlap": overlap,
+        "max_voxels": max_voxels,
         "data": run.data,
         "config": run.config.to_dict(),
         "training_data": _training_data(run),
@@ -186,20 +274,20 @@ def _signatures(run: Run) -> dict:
     axes, spacing = run.data["axes"], run.data["spacing_mm"]
     stride = run.config.stride
     volume = {"dtype": "float32", "shape": [None, None, None], "axes": ["depth", "height", "width"]}
+    scaled = {"unit": "1, scaled to [-1, 1]"}
     patches = {
         "dtype": "float32",
         "shape": [None, None, None, None, 1],
         "axes": ["batch", "depth", "height", "width", "channel"],
-        "unit": "1, scaled to [-1, 1]",
+        **scaled,
     }
+    grid = {**volume, "orientation": axes, "spacing_mm": spacing}
     return {
         "serving_default": {
             "inputs": {
                 "volume": {
-                    **volume,
+                    **grid,
                     "unit": "intensities of the scanner as in the source file, or HU for CT",
-                    "orientation": axes,
-                    "spacing_mm": spacing,
                     "note": "one whole volume of any size, finite and not constant",
                 }
             },
@@ -210,6 +298,26 @@ def _signatures(run: Run) -> dict:
                     "note": "the shape of the input",
                 }
             },
+        },
+        "scaled": {
+            "inputs": {
+                "volume": {**grid, **scaled, "note": "one whole volume of any size"},
+                "window": {
+                    "dtype": "int32",
+                    "shape": [3],
+                    "axes": ["depth", "height", "width"],
+                    "unit": "voxels",
+                    "note": f"multiples of {stride}; decides over memory and speed, not over the result",
+                },
+                "overlap": {
+                    "dtype": "float32",
+                    "shape": [],
+                    "axes": [],
+                    "unit": "1, a fraction of the window",
+                    "note": "at least 0 and below 1; costs time and changes nothing",
+                },
+            },
+            "outputs": {"translated": {**volume, **scaled, "note": "the shape of the input"}},
         },
         "patches": {
             "inputs": {"patches": {**patches, "note": f"depth, height and width are multiples of {stride}"}},

@@ -80,18 +80,26 @@ class CycleGAN(tf.Module):
             optimizer.learning_rate = rate
 
     @tf.function
-    def warmup_step(self, batch: dict) -> dict:
-        """One step on the pair term alone. Returns the unweighted losses by name."""
+    def warmup_step(self, batch: dict, discriminators: bool = False) -> dict:
+        """One step on the pair term alone. Returns the unweighted losses by name.
+
+        Args:
+            batch: with pairs, see `dataset.batches`.
+            discriminators: train them too, on what the generators make of this batch, so that they know textures by
+                the time the generators are to listen to them.
+        """
         with tf.GradientTape() as tape:
-            terms = {}
+            fakes, terms = {}, {}
             for source, target in (("a", "b"), ("b", "a")):
-                fake = self.generators[f"{source}2{target}"](batch[f"real_{source}"], training=True)
+                fakes[target] = self.generators[f"{source}2{target}"](batch[f"real_{source}"], training=True)
                 terms[f"pair_{source}2{target}"] = losses.difference(
-                    fake, batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
+                    fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
                 )
             total = self.config.lambda_pair * tf.add_n(list(terms.values()))
             scaled = self.generator_optimizer.scale_loss(total)
         self._update_generators(tape, scaled)
+        if discriminators:
+            terms |= self._train_discriminators(batch, fakes)
         self.step.assign_add(1)
         return terms
 

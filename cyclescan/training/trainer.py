@@ -85,8 +85,7 @@ def train(
             before = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - before
-            warming_up = config.lambda_pair > 0 and fraction < config.warmup
-            terms = (model.warmup_step if warming_up else model.train_step)(batch)
+            terms = _take_step(model, batch, fraction)
             recent.append(_finite(terms, step, run))
             bar.update()
             seconds = time.monotonic() - began
@@ -155,6 +154,16 @@ def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> f
     """How much of the run is over, by steps or by time, whichever is more."""
     by_time = seconds / (60 * minutes) if minutes else 0.0
     return min(1.0, max(step / steps, by_time))
+
+
+def _take_step(model: CycleGAN, batch: dict, fraction: float) -> dict:
+    """The kind of step that this part of the run asks for."""
+    config = model.config
+    if not (config.lambda_pair > 0 and fraction < config.warmup):
+        return model.train_step(batch)
+    adversarial_phase = model.adversarial and config.warmup < 1
+    soon = fraction >= config.warmup - config.discriminator_warmup
+    return model.warmup_step(batch, discriminators=adversarial_phase and soon)
 
 
 def _finite(terms: dict, step: int, run: Run) -> dict:

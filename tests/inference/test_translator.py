@@ -34,25 +34,28 @@ def test_what_a_translator_knows(run):
     assert translator.config == run.config
     assert translator.data == run.data
     assert translator.direction == "a2b"
-    assert (translator.window, translator.overlap) == ((8, 16, 16), 0.5)
+    assert (translator.window, translator.overlap, translator.mirror) == ((32, 64, 64), 0.0, False)
     assert translator.version == "step-00000010"
     assert (translator.origin.step, translator.origin.kind, translator.origin.preset) == (10, "run", "demo")
     assert Translator.load(run.path, "b2a").target_name == "ciss"
 
 
-def test_one_window_is_the_network_itself(run):
-    x = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16)).astype("f4")
-    expected = checkpoints.load_generator(run, "a2b")(x[None, ..., None], training=False)[0, ..., 0]
-    result = Translator.load(run.path, "a2b").translate_array(x)
-    assert result.std() > 0.1
-    np.testing.assert_allclose(result, expected, atol=1e-5)
-
-
-def test_a_window_as_large_as_the_volume_is_one_piece(run):
+@pytest.mark.parametrize("window", [None, (8, 16, 16), (4, 8, 24), (64, 64, 64)])
+def test_a_volume_is_translated_as_one_piece_whatever_the_window(run, window):
     x = np.random.default_rng(0).uniform(-1, 1, (12, 24, 20)).astype("f4")
     expected = checkpoints.load_generator(run, "a2b")(x[None, ..., None], training=False)[0, ..., 0]
-    result = Translator.load(run.path, "a2b", window=(64, 64, 64)).translate_array(x)
-    np.testing.assert_allclose(result, expected, atol=1e-5)
+    result = Translator.load(run.path, "a2b", window=window).translate_array(x)
+    assert result.std() > 0.1
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+def test_mirroring_is_the_mean_of_both_ways(run):
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 16, 12)).astype("f4")
+    plain = Translator.load(run.path, "a2b")
+    expected = (plain.translate_array(x) + plain.translate_array(x[::-1])[::-1]) / 2
+    result = Translator.load(run.path, "a2b", mirror=True).translate_array(x)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert np.abs(result - plain.translate_array(x)).max() > 0.01
 
 
 def test_weights_are_those_asked_for(run):
@@ -128,11 +131,27 @@ def test_the_identity_of_a_model_is_that_of_its_weights(run, exported):
     assert read_json(exported / "card.json")["checkpoint_sha256"] == first
 
 
-def test_progress_counts_windows(run):
+def test_progress_counts_windows_of_all_stages(run, exported):
     steps = []
-    x = np.zeros((8, 32, 16), np.float32)
-    Translator.load(run.path, "a2b").translate_array(x, lambda *a: steps.append(a))
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 32, 16)).astype("f4")
+    translator = Translator.load(run.path, "a2b", window=(8, 16, 16))
+    for _ in range(2):  # a bar belongs to one call
+        steps.clear()
+        translator.translate_array(x, lambda *a: steps.append(a))
+        # two windows; five normalised convolutions, then the translation itself
+        assert steps == [(i + 1, 12) for i in range(12)]
+    translator.translate_array(x)
+    assert len(steps) == 12
+    steps.clear()
+    Translator.load(exported, "a2b").translate_array(x, lambda *a: steps.append(a))
+    assert steps == [(1, 1)]
+
+
+def test_an_exported_model_takes_other_windows(run, exported):
+    x = np.random.default_rng(0).uniform(-1, 1, (9, 17, 30)).astype("f4")
+    expected = Translator.load(run.path, "a2b").translate_array(x)
+    result = Translator.load(exported, "a2b", window=(4, 12, 8), overlap=0.5).translate_array(x)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
 def test_sentences_of_models_that_cannot_be_used(run, exported, tmp_path):

@@ -5,9 +5,10 @@ import keras
 import numpy as np
 import pytest
 
-from cyclescan.models import build_discriminator, build_generator, patchgan3d, unet3d
+from cyclescan.models import build_discriminator, build_generator, cost, patchgan3d, unet3d, upsampled_conv
 from cyclescan.models.blocks import instance_norm
 from cyclescan.models.cost import convolution_macs
+from cyclescan.models.upsampled_conv import UpsampledConv3D
 from cyclescan.presets import preset
 
 SMALL = {"levels": 2, "filters": 4, "max_filters": 8, "full_resolution_filters": 4}
@@ -30,6 +31,31 @@ def test_macs_of_one_convolution_by_hand():
     voxels = 4 * 2 * 3  # after the halving of 8 x 4 x 6
     expected = voxels * 27 * 1 * 5 + voxels * 64 * 5 * 2
     assert convolution_macs(keras.Model(image, up), (1, 8, 4, 6, 1)) == expected
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("channels", [(3, 2), (3,)])
+def test_the_convolution_of_a_doubled_volume_by_its_definition(kernel, channels):
+    images = [keras.Input((None, None, None, n)) for n in channels]
+    doubled = [keras.layers.UpSampling3D(2)(images[0]), *images[1:]]
+    joined = keras.layers.Concatenate()(doubled) if len(doubled) > 1 else doubled[0]
+    plain = keras.Model(images, keras.layers.Conv3D(4, kernel, padding="same")(joined))
+    merged = keras.Model(images, UpsampledConv3D(4, kernel, True, "glorot_uniform", name="up")(images))
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=w.shape) for w in plain.get_weights()]
+    for model in (plain, merged):
+        model.set_weights(weights)
+    shapes = [(2, 3, 4, 1, n) if i == 0 else (2, 6, 8, 2, n) for i, n in enumerate(channels)]
+    x = [rng.normal(size=shape).astype("f4") for shape in shapes]
+    np.testing.assert_allclose(np.asarray(merged(x)), np.asarray(plain(x)), atol=3e-5)
+
+
+def test_macs_of_a_doubled_convolution_by_hand():
+    coarse, skip = keras.Input((None, None, None, 5)), keras.Input((None, None, None, 3))
+    layer = UpsampledConv3D(2, 3, False, "zeros", name="up")
+    layer([coarse, skip])
+    assert upsampled_conv.taps(3)[2] == 2
+    assert cost._macs_a_voxel(layer) == (8 * 5 + 27 * 3) * 2
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (4, 12, 20)])

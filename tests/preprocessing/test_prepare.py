@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan.preprocessing import geometry, prepare, restore
+from cyclescan.preprocessing import geometry, intensity, prepare, restore
 from cyclescan.volume import Volume
 from tests.preprocessing.test_geometry import field_at, oblique, sampled
 
@@ -77,3 +77,15 @@ def test_intensities_are_measured_on_the_whole_scan_and_not_on_the_crop():
 
 def test_the_field_of_the_tests_is_not_flat():
     assert field_at(np.array([[0.0, 10], [0, 0], [0, 0]])).std() > 10
+
+
+def test_without_scaling_intensities_stay_as_they_are():
+    """For a served model, which scales them itself."""
+    scan = sampled(*GRIDS["oblique, reordered"])
+    array, records = prepare(scan, None, (2.5, 0.9, 0.9))
+    scaled, record = prepare(scan, "percentile:0,100", (2.5, 0.9, 0.9))
+    assert [step["step"] for step in records] == ["canonical", "resample"]
+    np.testing.assert_allclose(array.array, intensity.invert(scaled.array, record[-1]), rtol=1e-4, atol=1e-3)
+    back = restore(array.array + 1000, records, {"low": 0.0, "high": 1.0})
+    assert back.shape == scan.shape
+    assert back.array.min() > scan.array.min() + 999  # the target's scale does not apply twice

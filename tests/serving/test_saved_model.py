@@ -1,6 +1,7 @@
 """What `export` leaves on disk, and that it needs nothing of ours to give the numbers of `translate`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,18 +22,9 @@ from cyclescan.volume import Volume
 from tests.inference import tiny
 
 # smaller than the window, exactly the window, one more, not multiples of the stride, flat, long
-SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22)]
+SIZES = [(3, 5, 7), (8, 16, 16), (9, 17, 17), (17, 33, 29), (1, 20, 31), (30, 16, 5), (10, 40, 22), (2, 2, 70)]
+SIZES += [(13, 19, 11), (33, 65, 67)]
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return tiny.write_run(tmp_path_factory.mktemp("export") / "run")
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    return export(run.path, run.path.parent / "out")
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -69,13 +61,14 @@ def test_the_card(run, exported):
     assert card["notice"] == NOTICE
     assert Config.from_dict(card["config"]) == run.config
     assert card["data"] == run.data
-    assert (card["window"], card["overlap"]) == ([8, 16, 16], 0.5)
+    assert (card["window"], card["max_voxels"]) == ([32, 64, 64], 512**3)
     assert card["directions"]["b2a"] == {"source": "ct", "target": "ciss", "path": "b2a/1"}
     assert card["limits"]
     assert card["licence"]
     assert card["training_data"]["domains"] == {"a": "ciss", "b": "ct"}
     files = {p.relative_to(exported).as_posix(): p for p in exported.rglob("*") if p.is_file()}
-    del files["card.json"]
+    for name in ("card.json", "batching.config", "compose.yaml"):  # the last two are for the user to change
+        del files[name]
     assert card["checksums"] == {name: sha256(path) for name, path in files.items()}
 
 
@@ -89,7 +82,8 @@ def test_the_card_states_the_signatures_as_they_are(exported):
             for given, specs in ((stated[name]["inputs"], taken), (stated[name]["outputs"], made)):
                 assert set(given) == set(specs)
                 for key, spec in specs.items():
-                    assert given[key]["dtype"] == spec.dtype.name == "float32"
+                    assert given[key]["dtype"] == spec.dtype.name == ("int32" if key == "window" else "float32")
+                    assert len(given[key]["axes"]) == len(spec.shape) or key == "window"
                     assert given[key]["shape"] == spec.shape.as_list()
                     assert given[key]["unit"]
 
@@ -136,6 +130,58 @@ def test_versions(run, exported, tmp_path):
         export(run.path, tmp_path / "out", version=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("models.config", "is damaged: models.config is missing or altered"),
+        ("onnx/b2a-1.onnx", "is damaged: onnx/b2a-1.onnx is missing or altered"),
+        ("a2b/1/saved_model.pb", "is damaged: saved_model.pb is missing or altered"),
+        ("a2b/1/assets.extra/tf_serving_warmup_requests", "warmup_requests is missing or altered"),
+        ("a2b/1/assets.extra/card.json", "is damaged: a2b/1/assets.extra/card.json is missing or altered"),
+        ("a2b/1/assets/strange.txt", "holds assets/strange.txt, which was not exported with it; remove it"),
+    ],
+)
+def test_an_altered_folder_is_refused(exported, tmp_path, name, sentence):
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    saved_model.find(out, "a2b")
+    with open(out / name, "ab") as stream:
+        stream.write(b" ")
+    with pytest.raises(InputError, match=sentence):
+        Translator.load(out, "a2b")
+    (out / name).unlink()
+    if "strange" in name:
+        saved_model.find(out, "a2b")
+    else:
+        with pytest.raises(InputError, match=r"missing or altered|has no assets.extra|but no a2b model"):
+            saved_model.find(out, "a2b")
+
+
+def test_a_card_that_is_not_of_the_newest_version_is_refused(exported, tmp_path):
+    """Edited by hand, or a version that was copied into the folder without its card."""
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    card = read_json(out / "card.json")
+    card["data"]["spacing_mm"][0] = 4.0
+    write_json(out / "card.json", card)
+    with pytest.raises(InputError, match=r"card.json is altered, or not of version 1: it differs .* in data"):
+        Translator.load(out, "a2b")
+    saved_model.find(out / "a2b" / "1", "a2b")  # the version itself is whole
+    shutil.copy(exported / "card.json", out)
+    shutil.copytree(out / "a2b" / "1", out / "a2b" / "2")
+    with pytest.raises(InputError, match=r"is damaged: a2b/2/assets.extra/card.json is missing or altered"):
+        Translator.load(out, "a2b")
+
+
+def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    (out / "compose.yaml").write_text("mine")
+    export(run.path, out)
+    assert (out / "compose.yaml").read_text() == "mine"
+    assert saved_model.find(out, "a2b")[0] == out / "a2b" / "2"
+
+
 def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     """The second direction fails: the first, already saved, is not published."""
     save = saved_model._save
@@ -152,18 +198,15 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     assert saved_model.versions(tmp_path / "out" / "a2b") == []
 
 
-def test_window_and_overlap_of_the_graph_can_be_chosen(run, tmp_path):
-    out = export(run.path, tmp_path / "out", window=(12, 16, 24), overlap=0.25)
+def test_window_and_size_limit_of_the_graph_can_be_chosen(run, tmp_path):
     array = tiny.head((17, 33, 29))
+    out = export(run.path, tmp_path / "out", window=(12, 16, 24), max_voxels=array.size)
     served = tf.saved_model.load(str(out / "a2b" / "1")).signatures["serving_default"]
     result = served(volume=tf.constant(array))["translated"].numpy()
-    expected = Translator.load(run.path, "a2b", window=(12, 16, 24), overlap=0.25).translate_volume(
-        Volume(array, CANONICAL)
-    )
-    default = Translator.load(run.path, "a2b").translate_volume(Volume(array, CANONICAL))
+    expected = Translator.load(run.path, "a2b").translate_volume(Volume(array, CANONICAL))
     assert np.abs(result - expected.array).max() < 1e-4 * 2500
-    assert np.abs(result - default.array).max() > 1e-2 * 2500
-    loaded = Translator.load(out, "a2b")
-    assert loaded.window == (12, 16, 24)
+    assert Translator.load(out, "a2b").window == (12, 16, 24)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 16269 voxels are allowed; it has"):
+        served(volume=tf.constant(tiny.head((18, 33, 29))))
     with pytest.raises(InputError, match="positive multiple of 4 "):
         export(run.path, tmp_path / "out", window=(10, 16, 16))
