@@ -143,7 +143,7 @@ def _has(value, kinds: Mapping[str, type]) -> bool:
 
 FORMS = {
     "schema_version": lambda value: isinstance(value, int),
-    "spacing_mm": lambda value: _are_numbers(value, (int, float)),
+    "spacing_mm": lambda value: _are_numbers(value, (int, float)) and all(0 < n < 1e6 for n in value),
     "shape": lambda value: value is None or _are_numbers(value, int),
     "disjoint": lambda value: isinstance(value, bool),
     "domains": _are_domains,

@@ -205,6 +205,24 @@ def test_a_killed_run_leaves_no_half_shard_and_continues(tmp_path):
     }
 
 
+def test_outcomes_that_cannot_be_written(tmp_path, again, monkeypatch):
+    """The shards just fit on the disk, and the list of what was done does not."""
+    original = graph.write_text
+
+    def full(path, text):
+        if str(path).endswith(graph.OUTCOMES):
+            raise InputError("No space left on device.")
+        original(path, text)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be written by the runner's workers"):
+        patch.setattr(graph, "write_text", full)
+        again()
+    assert not (tmp_path / "records").exists()
+    monkeypatch.setattr(graph, "run", None)  # all shards are there
+    again()
+    assert verify(tmp_path / "records")["problems"] == []
+
+
 def test_two_runs_at_once(tmp_path, again):
     with workspace.opened(tmp_path / "records"), pytest.raises(InputError, match="Another run is building"):
         again()
