@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cyclescan.command import progress
 from cyclescan.errors import InputError
+from cyclescan.files import read_json, write_text
 
 COUNTER = "counter"
 OUTCOMES = "outcomes.tmp"
@@ -78,7 +79,8 @@ def run(
         total: how many bytes the workers will have appended to `folder`/counter; for the progress bar.
 
     Raises:
-        InputError: an option is not understood, or the runner's service cannot be reached.
+        InputError: an option is not understood, the runner's service cannot be reached, or its workers cannot write
+            to `folder`.
     """
     with _quiet():
         import apache_beam as beam
@@ -93,7 +95,7 @@ def run(
         environment = SubprocessSDKEnvironment.from_command_string(command) if workers > 1 else None
         runner = FnApiRunner(default_environment=environment)
     outcomes, counter = folder / OUTCOMES, folder / COUNTER
-    counter.write_bytes(b"")
+    write_text(counter, "")
     pipeline = beam.Pipeline(runner=runner, options=_pipeline_options(options, direct_num_workers=workers))
     (
         pipeline
@@ -107,11 +109,17 @@ def run(
             pipeline.run().wait_until_finish()
         except (grpc.RpcError, grpc.FutureTimeoutError, TimeoutError) as error:
             raise InputError(f"The Beam runner cannot be reached: {type(error).__name__} {error}.") from error
-    return json.loads(outcomes.read_text(encoding="utf-8"))
+    if not outcomes.exists():
+        raise InputError(f"{outcomes} cannot be written by the runner's workers; is the disk full, or not theirs?")
+    result = read_json(outcomes)
+    outcomes.unlink()  # it names files
+    return result
 
 
 def _save(outcomes: list[dict], path: str) -> None:
-    Path(path).write_text(json.dumps(outcomes), encoding="utf-8")
+    # an error would come back as Beam's own, with the trace of a worker; the file that is missing says it as well
+    with contextlib.suppress(InputError):
+        write_text(path, json.dumps(outcomes))
 
 
 def _worker_command() -> str:

@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,8 +58,7 @@ def opened(out: Path) -> Iterator[Path]:
             raise InputError(f"Another run is building {out}; wait for it, or give another --out.") from None
         except OSError as error:
             log.warning("%s cannot be locked (%s): see to it that no other run builds %s.", folder, error.strerror, out)
-        for path in folder.glob(".*"):
-            path.unlink()  # what a killed run was writing
+        _clear(out, folder)
         try:
             yield folder
         except BaseException:
@@ -68,6 +68,18 @@ def opened(out: Path) -> Iterator[Path]:
                 shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
+
+
+def _clear(out: Path, folder: Path) -> None:
+    """Remove what a run left that was killed while it wrote, or while the new data set took the place of the old."""
+    for path in folder.glob(".*"):
+        path.unlink()
+    for path in out.parent.iterdir():
+        if re.fullmatch(rf"\.[0-9a-f]{{8}}\.(old|tmp)\.{re.escape(out.name)}", path.name):
+            if ".old." in path.name and not out.exists():
+                path.rename(out)  # killed between the two steps: the old one is all there is
+            else:
+                shutil.rmtree(path)
 
 
 def fingerprint(key: bytes, task) -> str:
@@ -143,7 +155,7 @@ def _has(value, kinds: Mapping[str, type]) -> bool:
 
 FORMS = {
     "schema_version": lambda value: isinstance(value, int),
-    "spacing_mm": lambda value: _are_numbers(value, (int, float)),
+    "spacing_mm": lambda value: _are_numbers(value, (int, float)) and all(0 < n < 1e6 for n in value),
     "shape": lambda value: value is None or _are_numbers(value, int),
     "disjoint": lambda value: isinstance(value, bool),
     "domains": _are_domains,

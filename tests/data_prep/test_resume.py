@@ -1,6 +1,7 @@
 """A repeated run does only what is missing or has changed; a killed run continues."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,36 @@ def test_a_killed_run_leaves_no_half_shard_and_continues(tmp_path):
     assert {p: c for p, c in content(out).items() if p.suffix != ".json"} == {
         p: c for p, c in content(tmp_path / "fresh").items() if p.suffix != ".json"
     }
+
+
+def test_a_run_killed_while_the_data_sets_changed_places(tmp_path, again):
+    """The old one is aside, the new one has its temporary name still."""
+    first = again()
+    shutil.copytree(tmp_path / "records", tmp_path / ".0123abcd.tmp.records")
+    (tmp_path / "records").rename(tmp_path / ".89abcdef.old.records")
+    (tmp_path / ".89abcdef.old.records2").mkdir()  # of another data set
+    with workspace.opened(tmp_path / "records"):
+        assert read_json(tmp_path / "records" / "dataset.json") == first
+    assert again() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".89abcdef.old.records2", "ciss", "dess", "key", "records"]
+
+
+def test_outcomes_that_cannot_be_written(tmp_path, again, monkeypatch):
+    """The shards just fit on the disk, and the list of what was done does not."""
+    original = graph.write_text
+
+    def full(path, text):
+        if str(path).endswith(graph.OUTCOMES):
+            raise InputError("No space left on device.")
+        original(path, text)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be written by the runner's workers"):
+        patch.setattr(graph, "write_text", full)
+        again()
+    assert not (tmp_path / "records").exists()
+    monkeypatch.setattr(graph, "run", None)  # all shards are there
+    again()
+    assert verify(tmp_path / "records")["problems"] == []
 
 
 def test_two_runs_at_once(tmp_path, again):
