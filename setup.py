@@ -23,6 +23,10 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "nibabel>=5.2",
+        "pydicom>=3.0",
+        # carries the program; dates are its versions
+        "dcm2niix>=1.0.20250506",
+        "isal>=1.7",
         "matplotlib>=3.8",
         "scikit-image>=0.24",
         "SimpleITK>=2.4",
@@ -30,6 +34,7 @@ setup(
         # Beam imports it wherever a pipeline is built inside a notebook, and Beam 2.77 cannot with pandas 3
         "pandas>=2,<3",
         "google-crc32c>=1.5",
+        "threadpoolctl>=3.2",
         # messages of TensorFlow Serving, of the same version as TensorFlow; the server itself is no Python package
         "tensorflow-serving-api>=2.21,<2.22",
         "grpcio>=1.66",
@@ -47,10 +52,12 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6",
             "nilearn>=0.11",
+            "highdicom>=0.27",
             "onnx>=1.19",
             "onnxruntime>=1.20",
             "pyyaml>=6",
             "ruff>=0.8",
+            "hypothesis>=6.100",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},

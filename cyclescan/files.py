@@ -1,4 +1,4 @@
-"""Outputs that are either whole or absent."""
+"""Outputs that are either whole or absent, and folders of which each is entered once."""
 
 from __future__ import annotations
 
@@ -60,6 +60,30 @@ def make_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def walk(folder: str | os.PathLike) -> Iterator[Path]:
+    """Files below a folder, but for names that begin with a dot, in a fixed order within each folder.
+
+    Links are followed, each folder is entered once: a loop of links ends.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    seen = set()
+
+    def stop(error: OSError):
+        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # sorted, because which of two links to one folder is entered must not depend on the file system
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file in one step (UTF-8)."""
     with replacing(path) as temporary:
@@ -88,7 +112,7 @@ def read_json(path: str | os.PathLike) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from error
 
 

@@ -111,13 +111,16 @@ def decode(serialized: bytes) -> Record:
         }
         partner = feature["partner"].bytes_list.value[0]
         mask = feature["mask"].bytes_list.value[0] if version > 1 else b""
+        preprocessing = json.loads(texts["preprocessing"])
+        if not isinstance(preprocessing, list):
+            raise ValueError("its preprocessing is no list")
         return Record(
             voxels=_unpack(feature["voxels"].bytes_list.value[0], shape),
             affine=np.asarray(feature["affine"].float_list.value, np.float64).reshape(4, 4),
             domain=texts["domain"],
             domain_name=texts["domain_name"],
             subject=texts["subject"],
-            preprocessing=json.loads(texts["preprocessing"]),
+            preprocessing=preprocessing,
             partner=_unpack(partner, shape) if partner else None,
             partner_subject=texts["partner_subject"],
             weight=float(feature["weight"].float_list.value[0]),
@@ -125,7 +128,7 @@ def decode(serialized: bytes) -> Record:
         )
     except InputError:
         raise
-    except (DecodeError, IndexError, KeyError, ValueError) as error:
+    except (DecodeError, IndexError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"This is not a record of cyclescan ({type(error).__name__}: {error}).") from error
 
 

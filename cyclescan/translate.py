@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from cyclescan import NOTICE, __version__, command, guard
 from cyclescan import volume as volumes
+from cyclescan.dicom import convert, derived, rules, series
+from cyclescan.dicom.series import Series
 from cyclescan.errors import InputError
-from cyclescan.files import make_folder, sha256, write_json
+from cyclescan.files import make_folder, sha256, walk, write_json
 
 if TYPE_CHECKING:
     from cyclescan.inference.translator import Origin, Progress, Translator
@@ -23,25 +27,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMED = 4  # measures outside their limits in a warning; the JSON file has all
+Job = tuple["Path | Series", Path]
 
 
 def translate_file(
     translator: Translator,
-    path: str | Path,
+    scan: str | Path | Series,
     output: str | Path,
     index: int | None = None,
     progress: Progress | None = None,
     side: str | None = None,
+    keep_identity: bool = False,
 ) -> Path:
-    """Translate one NIfTI file and write the result with a JSON file beside it.
+    """Translate one scan and write the result with a JSON file beside it.
 
     Args:
         translator: see `Translator.load`.
-        path: the scan.
-        output: name of the result, ending in `.nii` or `.nii.gz`.
+        scan: a NIfTI file or a DICOM series.
+        output: name of the result, ending in `.nii` or `.nii.gz`; of a DICOM series also a folder for DICOM slices.
         index: which volume of a 4-D series (from 0); None for a 3-D file.
         progress: called with (windows done, windows in all).
-        side: "left" or "right", which the scan shows; None for what its name or the JSON file beside it says.
+        side: "left" or "right", which the scan shows; None for what its name, the JSON file beside it or DICOM says.
+        keep_identity: DICOM slices get patient and study of their source; by default nothing that identifies.
 
     Returns:
         The path of the JSON file. A scan unlike the training's is translated, and a warning is logged.
@@ -49,22 +56,23 @@ def translate_file(
     Raises:
         InputError: the scan cannot be used, or the result cannot be written or would replace the scan.
     """
-    path, output = Path(path), Path(output)
-    check_output(path, output)
-    array, records, findings = _read(translator, path, index, side)
-    _warn(path, findings)
+    scan, output = scan if isinstance(scan, Series) else Path(scan), Path(output)
+    check_output(scan, output)
+    array, records, findings = _read(translator, scan, index, side)
+    _warn(scan, findings)
     translated = translator.translate_array(array, progress)
-    return _write(translator, translator.origin, path, output, index, translated, records, findings)
+    return _write(translator, translator.origin, scan, output, index, keep_identity, translated, records, findings)
 
 
 def translate_files(
     translator: Translator,
-    jobs: list[tuple[Path, Path]],
+    jobs: list[Job],
     index: int | None = None,
     done: Callable[[Path, InputError | None], None] | None = None,
     side: str | None = None,
+    keep_identity: bool = False,
 ) -> list[tuple[Path, InputError]]:
-    """Translate many files: while the network works on one, the next is read and the last is written.
+    """Translate many scans: while the network works on one, the next is read and the last is written.
 
     At most three volumes are in memory at a time.
 
@@ -72,87 +80,134 @@ def translate_files(
         translator: see `Translator.load`.
         jobs: pairs of scan and result.
         index: see `translate_file`.
-        done: called for each file as it ends, with the reason when it failed.
+        done: called for each scan as it ends, with the reason when it failed.
         side: see `translate_file`.
+        keep_identity: see `translate_file`.
 
     Returns:
-        The files that failed, each with its reason; the others are written.
+        The scans that failed, by their (first) file, each with its reason; the others are written.
     """
     failed: list[tuple[Path, InputError]] = []
 
-    def ended(path: Path, error: InputError | None) -> None:
+    def ended(scan: Path | Series, error: InputError | None) -> None:
         if error:
-            failed.append((path, error))
+            failed.append((path_of(scan), error))
         if done:
-            done(path, error)
+            done(path_of(scan), error)
 
-    def read(path: Path, output: Path):
-        check_output(path, output)
-        return _read(translator, path, index, side)
+    def read(scan: Path | Series, output: Path):
+        check_output(scan, output)
+        return _read(translator, scan, index, side)
 
-    def written(writing: tuple[Path, Future] | None) -> None:
+    def written(writing: tuple[Path | Series, Future] | None) -> None:
         if writing:
             ended(writing[0], _error_of(writing[1]))
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing = None
-        for path, output, reading in _one_ahead(reader, read, jobs):
+        for scan, output, reading in _one_ahead(reader, read, jobs):
             try:
                 array, records, findings = reading.result()
-                _warn(path, findings)
+                _warn(scan, findings)
                 array = translator.translate_array(array)
             except InputError as error:
-                ended(path, error)
+                ended(scan, error)
                 continue
             written(writing)
-            job = (translator, translator.origin, path, output, index, array, records, findings)
-            writing = (path, writer.submit(_write, *job))
+            task = (translator, translator.origin, scan, output, index, keep_identity, array, records, findings)
+            writing = (scan, writer.submit(_write, *task))
         written(writing)
     return failed
 
 
-def find_jobs(source: str | Path, output: str | Path) -> list[tuple[Path, Path]]:
+def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> list[Job]:
     """Pairs of scan and result for what the user gave.
 
-    A folder is searched recursively and its sub-folders are kept. Results of a folder end in `.nii.gz`.
+    A folder is searched recursively and its sub-folders are kept. Results of NIfTI files in a folder end in `.nii.gz`;
+    the result of a DICOM series is a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or,
+    where there are several scans, `series-N` with the number of the series.
+
+    Args:
+        source: a NIfTI file, a multi-frame DICOM file or a folder; after a #, rules that choose among DICOM series.
+        output: a file or a folder.
+        nifti: the results of DICOM series in a folder are NIfTI files too.
 
     Raises:
         InputError: there is nothing to translate, or the output is a file where a folder is needed.
     """
-    source, output = Path(source), Path(output)
+    source, chosen_by = rules.split(source)
+    output = Path(output)
     if not source.exists():
         raise InputError(f"{source} does not exist.")
-    if source.is_file():
-        if is_dicom(source):
-            raise InputError(_dicom_sentence(source))
+    if source.is_file() and not series.is_dicom(source):
         if output.is_dir() or not volumes.is_nifti(output):
             output = output / f"{volumes.stem(source)}.nii.gz"
         return [(source, output)]
-    if output.is_file() or (volumes.is_nifti(output) and not output.is_dir()):
+    if output.is_file() and not volumes.is_nifti(output):
+        raise InputError(f"{source} is a folder or DICOM, so the output must be a folder too, not the file {output}.")
+    paths = [] if chosen_by or source.is_file() else sorted(p for p in walk(source) if volumes.is_nifti(p))
+    found = series.find(source)
+    chosen = rules.choose(found, chosen_by, source) if chosen_by else list(filter(rules.is_candidate, found))
+    if not chosen and not paths:
+        if found:
+            found[0].check()
+            raise InputError(
+                f"{source} holds no series but localizers: {rules.listing(found)}; a rule can choose them."
+            )
+        raise InputError(
+            f"There is no NIfTI file (.nii or .nii.gz) in {source} or its sub-folders, and no DICOM series."
+        )
+    if len(chosen) < len(found):
+        log.info("%d of the %d DICOM series in %s are chosen.", len(chosen), len(found), source)
+    if len(chosen) == 1 and not paths:
+        if nifti and not volumes.is_nifti(output):
+            output = output / f"{_name(chosen[0])}.nii.gz"
+        return [(chosen[0], Path(os.path.abspath(output)))]
+    if volumes.is_nifti(output) and not output.is_dir():
         raise InputError(f"{source} is a folder, so the output must be a folder too, not the file {output}.")
-    files = sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith("."))
-    scans = [p for p in files if volumes.is_nifti(p)]
-    dicom = sum(map(is_dicom, set(files) - set(scans)))
-    if not scans:
-        if dicom:
-            raise InputError(_dicom_sentence(source))
-        raise InputError(f"There is no NIfTI file (.nii or .nii.gz) in {source} or its sub-folders.")
-    if dicom:
-        log.warning("%d DICOM files in %s are left out; convert them to NIfTI first.", dicom, source)
-    return [(p, (output / p.relative_to(source)).with_name(f"{volumes.stem(p)}.nii.gz")) for p in scans]
+    jobs: list[Job] = [(p, (output / p.relative_to(source)).with_name(f"{volumes.stem(p)}.nii.gz")) for p in paths]
+    return jobs + _series_jobs(chosen, source, output, nifti)
 
 
-def check_output(path: Path, output: Path) -> None:
-    """Refuse a result that would replace its scan, or the JSON file beside the scan.
+def _series_jobs(chosen: list[Series], source: Path, output: Path, nifti: bool) -> list[Job]:
+    """Each series goes where its slices lie, into a folder of its own: a folder of slices is replaced as a whole."""
+    jobs, taken = [], set()
+    for each in chosen:
+        folder = Path(os.path.abspath(output / os.path.relpath(each.path.parent, os.path.abspath(source))))
+        name, again = _name(each), 1
+        while folder / name in taken:
+            again += 1
+            name = f"{_name(each)}-{again}"
+        taken.add(folder / name)
+        jobs.append((each, folder / (f"{name}.nii.gz" if nifti else name)))
+    return jobs
+
+
+def _name(each: Series) -> str:
+    number = each.facts.get("SeriesNumber", "")
+    return f"series-{number if number.isdigit() else 0}"
+
+
+def path_of(scan: Path | Series) -> Path:
+    """The file by which a scan is named."""
+    return scan.path if isinstance(scan, Series) else scan
+
+
+def check_output(scan: Path | Series, output: Path) -> None:
+    """Refuse a result that would replace its scan, the JSON file beside the scan, or what is no result.
 
     Raises:
         InputError: it would, or the name is no NIfTI name or that of a folder.
     """
-    if not volumes.is_nifti(output):
+    path = path_of(scan)
+    if isinstance(scan, Series) and not volumes.is_nifti(output):
+        derived.check_folder(output)
+    elif not volumes.is_nifti(output):
         raise InputError(f"The output {output} is not a NIfTI name; it must end in .nii or .nii.gz.")
-    for name in (output, sidecar_of(output)):
-        if name.is_dir():
-            raise InputError(f"The output {name} is a folder.")
+    elif output.is_dir():
+        raise InputError(f"The output {output} is a folder.")
+    if sidecar_of(output).is_dir():
+        raise InputError(f"The output {sidecar_of(output)} is a folder.")
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError(f"The output {output} is the input itself; choose another name or folder.")
     if sidecar_of(output).resolve() == sidecar_of(path).resolve():
@@ -163,24 +218,11 @@ def check_output(path: Path, output: Path) -> None:
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON file beside a NIfTI file."""
-    return path.with_name(f"{volumes.stem(path)}.json")
+    """The JSON file beside a NIfTI file or beside a folder of DICOM slices."""
+    return path.with_name(f"{volumes.stem(path) if volumes.is_nifti(path) else path.name}.json")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM file: `DICM` after a preamble of 128 bytes."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _dicom_sentence(path: Path) -> str:
-    return f"{path} holds DICOM, which cannot be translated yet; convert it to NIfTI first, for instance with dcm2niix."
-
-
-def _one_ahead(pool: ThreadPoolExecutor, read: Callable, jobs: list[tuple[Path, Path]]) -> Iterator:
+def _one_ahead(pool: ThreadPoolExecutor, read: Callable, jobs: list[Job]) -> Iterator:
     """Each job with the future of its reading; the next one is being read while the caller works on this one."""
     ahead = None
     for job in jobs:
@@ -200,33 +242,46 @@ def _error_of(future: Future) -> InputError | None:
     return None
 
 
-def _read(translator: Translator, path: Path, index: int | None, side: str | None):
+def _read(translator: Translator, scan: Path | Series, index: int | None, side: str | None):
     """A scan ready for the network, the record of how, and what `Translator.outside` finds in it."""
-    scan = volumes.read(path, index)
+    volume = convert.read(scan) if isinstance(scan, Series) else volumes.read(scan, index)
     if side:
-        scan = dataclasses.replace(scan, meta=scan.meta | {"side": side})
-    array, records = translator.prepare(scan)
-    return array, records, translator.outside(scan, records)
+        volume = dataclasses.replace(volume, meta=volume.meta | {"side": side})
+    array, records = translator.prepare(volume)
+    return array, records, translator.outside(volume, records)
 
 
-def _warn(path: Path, findings: list[dict] | None) -> None:
+def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
     if findings:
         what = guard.sentence(findings, NAMED)
-        log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path, what)
+        log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path_of(scan), what)
 
 
 def _write(
     translator: Translator,
     origin: Origin,
-    path: Path,
+    scan: Path | Series,
     output: Path,
     index: int | None,
+    keep_identity: bool,
     array,
     records: list[dict],
     findings: list[dict] | None,
 ) -> Path:
     volume = translator.restore(array, records)
-    volumes.write(volume, output, volumes.synthetic_descrip(__version__))
+    settings = {"window": list(translator.window), "overlap": translator.overlap, "mirror": translator.mirror}
+    if volumes.is_nifti(output):
+        volumes.write(volume, output, volumes.synthetic_descrip(__version__))
+    else:
+        target = translator.target_intensity
+        derivation = derived.Derivation(
+            target=translator.target_name,
+            hounsfield=target["scaling"].startswith("window_hu"),
+            model=f"{origin.sha256[:16]} {translator.direction} {settings}",
+            window=(target["low"], target["high"]),
+            keep_identity=keep_identity,
+        )
+        derived.write(scan, volume, output, derivation)
     sidecar = sidecar_of(output)
     write_json(
         sidecar,
@@ -243,13 +298,9 @@ def _write(
             "direction": translator.direction,
             "source": translator.source_name,
             "target": translator.target_name,
-            "input_sha256": sha256(path),
+            "input_sha256": _sha256(scan),
             "input_volume": index,
-            "settings": {
-                "window": list(translator.window),
-                "overlap": translator.overlap,
-                "mirror": translator.mirror,
-            },
+            "settings": settings,
             "spacing_mm": list(volume.spacing_mm),
             "working_spacing_mm": translator.data["spacing_mm"],
             "preprocessing": records,
@@ -263,11 +314,17 @@ def _write(
     return sidecar
 
 
+def _sha256(scan: Path | Series) -> str:
+    """Of a NIfTI file; of a DICOM series the SHA-256 of its files' SHA-256s, in the order of the slices."""
+    if isinstance(scan, Series):
+        return hashlib.sha256("".join(map(sha256, scan.files)).encode()).hexdigest()
+    return sha256(scan)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a training run, or a folder made by `cyclescan export`")
     parser.add_argument("--direction", required=True, help="a2b or b2a")
-    parser.add_argument("input", help="a NIfTI file, or a folder that is searched for NIfTI files")
-    parser.add_argument("output", help="a NIfTI file (.nii or .nii.gz) or a folder")
+    add_file_arguments(parser)
     parser.add_argument(
         "--window",
         type=int,
@@ -289,11 +346,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="average with the translation of the volume mirrored left to right; takes twice as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
-    add_scan_arguments(parser)
 
 
-def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is to be said of scans, whoever translates them; see `run_with`."""
+def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """What is translated and where to, the same wherever the model is; see `run_with`."""
+    parser.add_argument(
+        "input",
+        nargs=nargs,
+        help="a NIfTI file, or a folder that is searched for NIfTI files and DICOM series; "
+        "PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series",
+    )
+    parser.add_argument(
+        "output",
+        nargs=nargs,
+        help="a NIfTI file (.nii or .nii.gz) or a folder; of a DICOM series, a NIfTI file, or else a folder that "
+        "becomes a new DICOM series on the geometry of its source, marked as derived and synthetic",
+    )
+    parser.add_argument("--nifti", action="store_true", help="write NIfTI files for DICOM series in a folder too")
+    parser.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="DICOM slices get the patient and study fields of their source, so that the new series files beside it; "
+        "without it, no name, id, birth date, date, accession or institution is written",
+    )
     parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
     parser.add_argument(
         "--side",
@@ -325,17 +400,18 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
 
     Args:
         load: makes the translator; called once the input is known to be there, because it takes seconds.
-        arguments: with `input`, `output` and what `add_scan_arguments` adds.
+        arguments: see `add_file_arguments`.
     """
-    jobs = find_jobs(arguments.input, arguments.output)
+    jobs = find_jobs(arguments.input, arguments.output, arguments.nifti)
     _check_distinct(jobs)
     translator = load()
     for folder in sorted({output.parent for _, output in jobs}):
         make_folder(folder)  # learnt before an hour of translating rather than after
-    if len(jobs) == 1 and Path(arguments.input).is_file():
-        path, output = jobs[0]
+    if len(jobs) == 1 and (isinstance(jobs[0][0], Series) or Path(arguments.input).is_file()):
+        scan, output = jobs[0]
         with command.progress(unit="window") as bar:
-            translate_file(translator, path, output, arguments.volume, _on(bar), arguments.side)
+            scan_options = (arguments.side, arguments.keep_identity)
+            translate_file(translator, scan, output, arguments.volume, _on(bar), *scan_options)
         log.info("%s is written; it is a %s.", output, NOTICE)
         return command.DONE
     with command.progress(total=len(jobs), unit="file") as bar:
@@ -346,16 +422,17 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
                 with bar.external_write_mode(file=sys.stderr):
                     sys.stderr.write(f"failed: {path}: {' '.join(str(error).split())}\n")
 
-        failed = translate_files(translator, jobs, arguments.volume, done, arguments.side)
+        failed = translate_files(translator, jobs, arguments.volume, done, arguments.side, arguments.keep_identity)
     if len(failed) == len(jobs):
         raise InputError(f"None of the {len(jobs)} files of {arguments.input} could be translated.")
     log.info("%d of %d files are translated into %s.", len(jobs) - len(failed), len(jobs), arguments.output)
     return command.SOME_FAILED if failed else command.DONE
 
 
-def _check_distinct(jobs: list[tuple[Path, Path]]) -> None:
+def _check_distinct(jobs: list[Job]) -> None:
     taken: dict[Path, Path] = {}
-    for path, output in jobs:
+    for scan, output in jobs:
+        path = path_of(scan)
         if output in taken:
             raise InputError(f"{taken[output]} and {path} would both be written to {output}; rename one of them.")
         taken[output] = path

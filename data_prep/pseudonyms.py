@@ -12,6 +12,8 @@ import os
 import secrets
 from pathlib import Path
 
+import numpy as np
+
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder
 
@@ -67,3 +69,15 @@ def scan_pseudonym(key: bytes, subject: str, domain_name: str, name: str) -> str
     """The id of one scan: its subject's, a hyphen and 6 digits, made likewise of the domain and the file's name."""
     own = pseudonym(key, "\0".join((subject, domain_name, name))).removeprefix("s")
     return f"{pseudonym(key, subject)}-{own[:6]}"
+
+
+def digest(key: bytes, text: str) -> str:
+    """What stands in a data set for a text that names people, places or files: 32 hexadecimal digits."""
+    return hmac.digest(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hex()[:32]
+
+
+def content(key: str, array: np.ndarray) -> str:
+    """The same for voxels: equal arrays have equal digests, and without the key nobody can look for a known scan."""
+    check = hmac.new(key.encode(), repr(array.shape).encode(), hashlib.sha256)
+    check.update(np.ascontiguousarray(array, "<f4"))
+    return check.hexdigest()[:32]

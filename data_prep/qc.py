@@ -1,8 +1,8 @@
 """Quality control of a data set: every scan beside the limits of its cohort, outliers first, in one HTML page.
 
-`build` measures each scan (`cyclescan.guard`) and leaves the measures in RECORDS/qc.json. The page is made from them
-and from the records, so it needs neither the scans nor the key of the pseudonyms. What it finds is left out by
-`build --exclude`.
+`build` measures each scan (`cyclescan.guard`) and leaves the measures in dataset.json, beside what else it says of the
+scan. The page is made from them and from the records, so it needs neither the scans nor the key of the pseudonyms. What
+it finds is left out by `build --exclude`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import numpy as np
 
 from cyclescan import __version__, guard, page, records
 from cyclescan.errors import InputError
-from cyclescan.files import read_json, write_json, write_text
+from cyclescan.files import write_text
 from cyclescan.volume import plane, spacing_of
 from data_prep.splits import DOMAINS
 
 log = logging.getLogger(__name__)
 
-MEASURES = "qc.json"
 LIMITS = ("low", "median", "high")
 OUTLIERS_SHOWN = 200  # of each domain, with pictures; all are listed
 SHOWN = 48  # scans of each domain inside the limits that are shown as well
@@ -66,9 +65,7 @@ def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The output {out} is not the name of a page; it must end in .html.")
     info = records.read_info(folder)
-    if not (folder / MEASURES).exists():
-        raise InputError(f"{folder} has no {MEASURES}: it was built by an older version; build it again.")
-    measured = read_json(folder / MEASURES)["scans"]
+    measured = _measured(folder, info)
     domains = [_domain(folder, d, info["domains"][d], [s for s in measured if s["domain"] == d]) for d in DOMAINS]
     outliers = [scan for domain in domains for scan in domain["scans"] if scan["findings"]]
     text = page.render(
@@ -91,38 +88,32 @@ def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:
     return len(outliers)
 
 
-def write_measures(folder: Path, outcomes: Sequence[dict]) -> None:
-    """Write RECORDS/qc.json: the pseudonyms, place and measures of every scan of a data set.
+def _measured(folder: Path, info: dict) -> list[dict]:
+    """The id, place and measures of every scan of a data set."""
+    scans = []
+    for shard, facts in info["shards"].items():
+        split, _, name = shard.partition("/")
+        for number, about in enumerate(facts.get("scans", [])):
+            if "measures" not in about:
+                raise InputError(f"{folder} has no measures of its scans: an older version built it; build it again.")
+            place = {"domain": name[0], "split": split, "shard": shard, "record": number}
+            scans.append({"id": about["scan"], "values": about["measures"], **place})
+    return scans
+
+
+def add_guards(domains: dict[str, dict], written: Sequence[tuple]) -> None:
+    """Put the limits of each domain's training scans into its entry of dataset.json, as "guard".
 
     Args:
-        folder: of the data set.
-        outcomes: facts of each shard: "split", "domain", its name as "shard", and "measured", which has "scan",
-            "subject" and "values" of each record in order.
+        domains: entries of dataset.json.
+        written: a task and what `build.write_shard` returned for it, of each shard.
     """
-    scans = [
-        {
-            "id": about["scan"],
-            "subject": about["subject"],
-            "domain": outcome["domain"],
-            "split": outcome["split"],
-            "shard": outcome["shard"],
-            "record": number,
-            "values": about["values"],
-        }
-        for outcome in outcomes
-        for number, about in enumerate(outcome["measured"])
-    ]
-    write_json(folder / MEASURES, {"scans": scans})
-
-
-def add_guards(domains: dict[str, dict], outcomes: Sequence[dict]) -> None:
-    """Put the limits of each domain's training scans into its entry of dataset.json, as "guard"."""
     cohorts = {
         domain: [
-            about["values"]
-            for outcome in outcomes
-            if (outcome["split"], outcome["domain"]) == ("train", domain)
-            for about in outcome["measured"]
+            about["measures"]
+            for task, outcome in written
+            if (task.split, task.domain) == ("train", domain)
+            for about in outcome["scans"]
         ]
         for domain in DOMAINS
     }

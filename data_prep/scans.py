@@ -1,65 +1,125 @@
-"""Finding scans and the subjects they belong to."""
+"""Finding scans and the subjects they belong to, and reading them, whatever their format."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from cyclescan import acquisition, volume
+from cyclescan.dicom import convert, rules, series
 from cyclescan.errors import InputError
+from cyclescan.files import walk
+from cyclescan.volume import Volume
+from data_prep import metaimage, tables
 from data_prep.splits import SPLITS
 
-TABLES = {".csv": ",", ".tsv": "\t"}
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A scan file, the subject it shows, and the split and the side that a table states for it (None: not stated)."""
+    """A scan file, the subject it shows, and what a table or a layout states about it (None: not stated).
+
+    Attributes:
+        path: the file; of a DICOM series the first of its files.
+        subject: the user's name for the person; of a DICOM series PatientID.
+        split: train, val or test.
+        side: left or right.
+        site: where it was made.
+        series: the DICOM series, None for a NIfTI file.
+    """
 
     path: Path
     subject: str
     split: str | None = None
     side: str | None = None
+    site: str | None = None
+    series: series.Series | None = None
+
+
+class Readable(Protocol):
+    """What has a file, and perhaps a DICOM series: a `Scan`, or a source of `build`."""
+
+    path: str | os.PathLike
+    series: series.Series | None
+
+
+def count(scan: Readable) -> int:
+    """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
+    return 1 if scan.series or metaimage.is_metaimage(scan.path) else volume.count(scan.path)
+
+
+def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine, from headers alone, see `volume.read_header`.
+
+    A DICOM series has the axes (column, row, slice) here; `read` may give them another order or direction.
+    """
+    if scan.series:
+        affine = scan.series.affine  # refuses a series with a problem
+        return scan.series.shape, affine
+    if metaimage.is_metaimage(scan.path):
+        return metaimage.read_header(scan.path)
+    return volume.read_header(scan.path, index)
+
+
+def read(scan: Readable, index: int | None = None) -> Volume:
+    """The voxels, see `volume.read`, `dicom.convert.read` and `metaimage.read`."""
+    if scan.series:
+        return convert.read(scan.series)
+    return metaimage.read(scan.path) if metaimage.is_metaimage(scan.path) else volume.read(scan.path, index)
+
+
+def files(scan: Readable) -> list[str]:
+    """All files of a scan, absolute: one, or the slices of a DICOM series."""
+    return scan.series.files if scan.series else [os.path.abspath(scan.path)]
 
 
 def find(path: str | os.PathLike) -> list[Scan]:
     """The scans of one domain, in a fixed order.
 
     Args:
-        path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over); or a
-            .csv or .tsv table with the columns subject and path (relative to the table) and, if wanted, split (train,
-            val or test) and side (left or right); or one NIfTI file. In a folder the subject is the BIDS entity
-            `sub-XXXX` of the file's name or of a folder above it, else the file's name; where several files have the
-            same name, the folder they lie in.
+        path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over) or,
+            where there are none or a rule is given, for DICOM series; or a .csv or .tsv table with the columns subject
+            and path (relative to the table: a file, or a DICOM folder) and, if wanted, split (train, val or test), side
+            (left or right) and site; or one file. What follows a # chooses among DICOM series, see `dicom.rules`. The
+            subject of a NIfTI file in a folder is the BIDS entity `sub-XXXX` of its name or of a folder above it, else
+            its name; where several files have the same name, the folder they lie in. The subject of a DICOM series is
+            PatientID; where that is missing, the BIDS entity or the first folder below `path`.
 
     Raises:
-        InputError: there is no scan there, or the table is not understood, or it lists a file twice.
+        InputError: there is no scan there, a rule chooses none or is missing, or the table is not understood or lists
+            a file twice. A scan that is there and cannot be used is returned: it fails when it is read.
     """
-    path = Path(path)
+    path, chosen_by = rules.split(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; a folder of NIfTI files, a .csv or .tsv table or a scan is needed.")
+        raise InputError(
+            f"{path} does not exist; a folder of NIfTI files or DICOM series, a .csv or .tsv table or a scan is needed."
+        )
     if path.is_dir():
-        return _in_folder(path)
-    if path.suffix.lower() in TABLES:
+        return _in_folder(path, chosen_by)
+    if path.suffix.lower() in tables.DELIMITERS:
         return _in_table(path)
+    if series.is_dicom(path):
+        return _of_dicom(path, chosen_by)
     if not volume.is_nifti(path):
-        _refuse_dicom(path, [path])
-        raise InputError(f"{path} is neither a folder, a .csv or .tsv table, nor a NIfTI file (.nii or .nii.gz).")
+        raise InputError(
+            f"{path} is neither a folder, a .csv or .tsv table, a NIfTI file (.nii or .nii.gz), nor DICOM."
+        )
     return [Scan(path, _bids_subject(Path(path.name)) or volume.stem(path))]
 
 
-def _in_folder(folder: Path) -> list[Scan]:
-    files = sorted(_walk(folder), key=lambda p: p.relative_to(folder).as_posix())
+def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+    files = sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix())
     paths = [p for p in files if volume.is_nifti(p)]
-    if not paths:
-        _refuse_dicom(folder, files)
-        raise InputError(f"The folder {folder} holds no NIfTI file (.nii or .nii.gz), searched recursively.")
+    if chosen_by or not paths:
+        return _of_dicom(folder, chosen_by)
     stems = Counter(volume.stem(p) for p in paths)
     scans = []
     for path in paths:
@@ -69,22 +129,26 @@ def _in_folder(folder: Path) -> list[Scan]:
     return scans
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder. Links are followed, each folder is entered once: a loop of links ends."""
-    seen = set()
+def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+    found = series.find(path)
+    if not found:
+        raise InputError(
+            f"The folder {path} holds no DICOM series, which the rule after # is for."
+            if chosen_by
+            else f"The folder {path} holds no NIfTI file (.nii or .nii.gz) and no DICOM, searched recursively."
+        )
+    return [_scan_of(each, path) for each in rules.choose(found, chosen_by, path)]
 
-    def stop(error: OSError):
-        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
 
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # sorted, because which of two links to one folder is entered must not depend on the file system
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+def _scan_of(each: series.Series, place: Path) -> Scan:
+    relative = Path(os.path.relpath(each.path, os.path.abspath(place)))
+    subject = each.subject or _bids_subject(relative) or (relative.parts[0] if len(relative.parts) > 1 else "")
+    if not subject:
+        subject = str(each.path)
+        if not each.problem:
+            problem = f"{each.path} has no PatientID; state the subject in a .csv or .tsv table."
+            each = dataclasses.replace(each, problem=problem)
+    return Scan(each.path, subject, series=each)
 
 
 def _bids_subject(relative: Path) -> str | None:
@@ -95,54 +159,35 @@ def _bids_subject(relative: Path) -> str | None:
     return None
 
 
-def _refuse_dicom(path: Path, files: list[Path]) -> None:
-    """Say what to do with DICOM. The reader of DICOM series takes this function's place."""
-    for file in files:
-        try:
-            with open(file, "rb") as stream:
-                stream.seek(128)
-                is_dicom = stream.read(4) == b"DICM"
-        except OSError:
-            continue
-        if is_dicom:
-            raise InputError(
-                f"{path} holds DICOM files, which are not read yet; convert them first: "
-                f"dcm2niix -z y -o OUTPUT_FOLDER {path}"
-            )
-
-
 def _in_table(path: Path) -> list[Scan]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=TABLES[path.suffix.lower()], strict=True)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except OSError as error:
-        raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"The table {path} is not understood: {error}.") from error
-    if missing := {"subject", "path"} - set(columns):
-        raise InputError(
-            f"The table {path} has the columns {', '.join(columns) or '(none)'}; "
-            f"{' and '.join(sorted(missing))} must be among them."
-        )
     scans: dict[str, Scan] = {}
-    for number, row in enumerate(rows, 2):
-        values = {key: (row.get(key) or "").strip() for key in ("subject", "path", "split", "side")}
-        if not values["subject"] or not values["path"]:
-            raise InputError(f"Line {number} of the table {path} has no {'path' if values['subject'] else 'subject'}.")
-        if values["split"] and values["split"] not in SPLITS:
+    for number, row in tables.read(path, ("subject", "path")):
+        if not row["subject"] or not row["path"]:
+            raise InputError(f"Line {number} of the table {path} has no {'path' if row['subject'] else 'subject'}.")
+        split = row.get("split") or None
+        if split and split not in SPLITS:
             raise InputError(
-                f"Line {number} of the table {path} has the split {values['split']!r}; allowed are {', '.join(SPLITS)}."
+                f"Line {number} of the table {path} has the split {split!r}; allowed are {', '.join(SPLITS)}."
             )
-        side = acquisition.side_of(values["side"])
-        if values["side"] and not side:
+        side = acquisition.side_of(row.get("side") or "")
+        if row.get("side") and not side:
             raise InputError(
-                f"Line {number} of the table {path} has the side {values['side']!r}; allowed are left and right."
+                f"Line {number} of the table {path} has the side {row['side']!r}; allowed are left and right."
             )
-        scan = Scan(path.parent / values["path"], values["subject"], values["split"] or None, side)
-        if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
-            raise InputError(f"Line {number} of the table {path} lists {values['path']} a second time.")
+        stated = {"subject": row["subject"], "split": split, "side": side, "site": row.get("site") or None}
+        for each in _of_row(path.parent / row["path"]):
+            scan = dataclasses.replace(each, **stated)
+            if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
+                raise InputError(f"Line {number} of the table {path} lists {row['path']} a second time.")
     if not scans:
         raise InputError(f"The table {path} lists no scans.")
     return list(scans.values())
+
+
+def _of_row(given: Path) -> list[Scan]:
+    """The scans that one line of a table names."""
+    path, chosen_by = rules.split(given)
+    if not path.is_dir() and not series.is_dicom(path):
+        return [Scan(path, "")]
+    found = series.find(path) or [series.broken(path, f"{os.path.abspath(path)} is a folder without DICOM.")]
+    return [Scan(each.path, "", series=each) for each in rules.choose(found, chosen_by, path)]

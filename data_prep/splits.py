@@ -1,16 +1,37 @@
-"""Which subject goes where. The unit is the subject, across both domains: nobody is in two splits."""
+"""Which subject goes where. The unit is the subject, or the site, across both domains: nobody is in two splits."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from cyclescan.errors import InputError
+from cyclescan.files import write_text
+from data_prep import tables
 
 SPLITS = ("train", "val", "test")
 DOMAINS = ("a", "b")
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
+LEFT_OUT = "none"  # in a split file, of a subject that is in no split
+COLUMNS = ("subject", "split", "only_domain", "site")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a subject stands, one row of a split file.
+
+    Attributes:
+        split: "train", "val" or "test"; None: left out.
+        only_domain: "a" or "b" where the subject gives its scans to this domain alone; None: to each it has.
+    """
+
+    split: str | None
+    only_domain: str | None = None
 
 
 def shuffled(subjects: Iterable[str], seed: int) -> list[str]:
@@ -36,16 +57,24 @@ def parse(split: Sequence[float]) -> tuple[float, float, float]:
     return numbers
 
 
-def assign(subjects: Mapping[str, Iterable[str]], split: Sequence[float], seed: int) -> dict[str, str]:
+def position(subject: str, seed: int) -> int:
+    """A number below 2**32 that grows along the order of `shuffled`, and that no other subject changes."""
+    return int.from_bytes(_hash(seed, subject)[:4], "big")
+
+
+def assign(
+    subjects: Mapping[str, Iterable[str]], split: Sequence[float], seed: int, sites: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Divide subjects into training, validation and test.
 
-    Subjects that have both domains, only a and only b are shuffled each and then interleaved evenly, so that every
-    split has about the same mixture of them.
+    Subjects that have both domains, only a and only b, of each site, are shuffled each and then interleaved evenly,
+    so that every split has about the same mixture of them.
 
     Args:
         subjects: the subjects of domain "a" and of domain "b"; names that are equal mean the same person.
         split: TRAIN VAL TEST as fractions, or as numbers of subjects (subjects beyond their sum are left out).
         seed: of the shuffle.
+        sites: the site of each subject, where it is known.
 
     Returns:
         The split ("train", "val" or "test") of each subject.
@@ -55,20 +84,76 @@ def assign(subjects: Mapping[str, Iterable[str]], split: Sequence[float], seed: 
     """
     numbers = parse(split)
     a, b = set(subjects["a"]), set(subjects["b"])
+    groups = collections.defaultdict(set)
+    for subject in a | b:
+        rank = 0 if subject in a & b else 1 if subject in a else 2
+        groups[rank, (sites or {}).get(subject) or ""].add(subject)
     placed = []
-    for rank, group in enumerate((a & b, a - b, b - a)):
-        placed += [((i + 0.5) / len(group), rank, s) for i, s in enumerate(shuffled(group, seed))]
-    order = [subject for _, _, subject in sorted(placed)]
-    if _are_fractions(numbers):
-        counts = _apportion(len(order), numbers)
-    else:
-        counts = [int(n) for n in numbers]
-        if sum(counts) > len(order):
-            raise InputError(
-                f"The split {' '.join(map(str, counts))} asks for {sum(counts)} subjects; there are {len(order)}."
-            )
+    for (rank, site), group in sorted(groups.items()):
+        # the middle of each interval; for a site a place of its own, or all small sites would stand in the middle
+        start = position(f"{rank}:{site}", seed) / 2**32 if site else 0.5
+        placed += [((i + start) / len(group), rank, site, s) for i, s in enumerate(shuffled(group, seed))]
+    order = [subject for *_, subject in sorted(placed)]
+    counts = _counts(numbers, len(order), "subjects")
     names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
     return dict(zip(order, names, strict=False))
+
+
+def assign_sites(sites: Mapping[str, str], split: Sequence[float], seed: int) -> dict[str, str]:
+    """Divide whole sites into training, validation and test, so that a test site is one that training never saw.
+
+    Args:
+        sites: the site of each subject.
+        split: TRAIN VAL TEST as fractions of the sites, or as numbers of sites (sites beyond their sum are left out).
+        seed: of the shuffle.
+
+    Returns:
+        The split of each subject of the sites that are in one.
+
+    Raises:
+        InputError: more sites are asked for than there are.
+    """
+    order = shuffled(sites.values(), seed)
+    counts = _counts(parse(split), len(order), "sites")
+    names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    of_site = dict(zip(order, names, strict=False))
+    return {subject: of_site[site] for subject, site in sites.items() if site in of_site}
+
+
+def read_file(path: str | os.PathLike) -> dict[str, Place]:
+    """Read a split file: the place of each subject, by the name that the file has for it.
+
+    The file is a .csv or .tsv table with the columns subject and split (train, val, test or none) and, if wanted,
+    only_domain (a, b or nothing). `write_file` writes one.
+
+    Raises:
+        InputError: it is not understood, or lists a subject twice.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in tables.DELIMITERS:
+        raise InputError(f"The split file {path} is no table; its name must end in .csv or .tsv.")
+    places: dict[str, Place] = {}
+    for number, row in tables.read(path, COLUMNS[:2]):
+        allowed = {"subject": None, "split": (*SPLITS, LEFT_OUT), "only_domain": ("", *DOMAINS)}
+        for column, values in allowed.items():
+            value = row.get(column, "")
+            if value not in values if values else not value:
+                these = ", ".join(v or "nothing" for v in values) if values else "a name"
+                raise InputError(
+                    f"Line {number} of the split file {path} has the {column} {value!r}; allowed is {these}."
+                )
+        if row["subject"] in places:
+            raise InputError(f"Line {number} of the split file {path} lists the subject {row['subject']} again.")
+        split = None if row["split"] == LEFT_OUT else row["split"]
+        places[row["subject"]] = Place(split, row.get("only_domain") or None)
+    return places
+
+
+def write_file(path: str | os.PathLike, places: Mapping[str, Place], sites: Mapping[str, str]) -> None:
+    """Write a split file (.tsv). Names of subjects and sites are those given: pseudonyms, in a data set."""
+    rows = [COLUMNS]
+    rows += [(s, p.split or LEFT_OUT, p.only_domain or "", sites.get(s, "")) for s, p in sorted(places.items())]
+    write_text(path, "".join("\t".join(row) + "\n" for row in rows))
 
 
 def disjoint(subjects: Mapping[str, Iterable[str]], split: Mapping[str, str], seed: int) -> dict[str, str]:
@@ -88,6 +173,16 @@ def disjoint(subjects: Mapping[str, Iterable[str]], split: Mapping[str, str], se
         chosen[subject] = domain
         counts[domain] += 1
     return chosen
+
+
+def _counts(numbers: Sequence[float], total: int, units: str) -> list[int]:
+    """How many of `total` subjects or sites each split gets."""
+    if _are_fractions(numbers):
+        return _apportion(total, numbers)
+    counts = [int(n) for n in numbers]
+    if sum(counts) > total:
+        raise InputError(f"The split {' '.join(map(str, counts))} asks for {sum(counts)} {units}; there are {total}.")
+    return counts
 
 
 def _are_fractions(numbers: Sequence[float]) -> bool:

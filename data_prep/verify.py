@@ -6,6 +6,7 @@ import argparse
 import collections
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from cyclescan.command import DONE, progress
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, sha256
 from cyclescan.volume import spacing_of
+from data_prep import pseudonyms, workspace
 from data_prep.splits import DOMAINS, SPLITS
+from data_prep.workspace import PAIRS
 
 log = logging.getLogger(__name__)
 
-PAIRS = "pairs"
-KEYS = ("schema_version", "spacing_mm", "shape", "disjoint", "domains", "splits", "shards")
+SHARD_NAME = re.compile(rf"({'|'.join([*SPLITS, PAIRS])})/[ab]-\d{{5}}-of-\d{{5}}\.tfrecord")
 SAME_SPACING = 1e-3  # relative, as in preprocessing.geometry
 
 
@@ -53,7 +55,8 @@ def verify(records_dir: str | os.PathLike) -> dict:
     Checked are: each shard's presence, bytes, SHA-256 and number of records; the checksums of every record; the
     schema; voxels on [-1, 1]; shape, spacing, domain and subject against dataset.json; shards that dataset.json does
     not know; subjects in two splits; with disjoint training, subjects in both domains; pairs of one subject with
-    itself or with a subject outside training.
+    itself or with a subject outside training; the same voxels in two splits or in both domains, by what dataset.json
+    says about the scans and by the records themselves.
 
     Returns:
         "problems": one sentence each, empty when all is well; "records", "subjects", "shards" and "bytes": how many.
@@ -62,24 +65,24 @@ def verify(records_dir: str | os.PathLike) -> dict:
         InputError: there is no dataset.json, or it is not one of this version.
     """
     folder = Path(records_dir)
-    info = read_json(folder / "dataset.json")
-    if not isinstance(info, dict) or not set(KEYS) <= set(info):
-        missing = sorted(set(KEYS) - set(info)) if isinstance(info, dict) else KEYS
-        raise InputError(f"{folder / 'dataset.json'} is not of a data set: it lacks {', '.join(missing)}.")
-    if info["schema_version"] not in records.READABLE:
-        raise InputError(
-            f"{folder} has schema version {info['schema_version']}; this program reads {records.READABLE_TEXT}."
-        )
+    info = workspace.read_info(folder)
     shards = dict(info["shards"])
     known = {path.relative_to(folder).as_posix() for split in SPLITS for path in records.shards(folder / split)}
     if (folder / PAIRS / "pairs.json").exists():
-        shards |= read_json(folder / PAIRS / "pairs.json").get("shards", {})
+        pairs = read_json(folder / PAIRS / "pairs.json")
+        if not isinstance(pairs, dict) or not workspace.are_shards(pairs.get("shards")):
+            raise InputError(f"{folder / PAIRS / 'pairs.json'} is not what `pair` writes there.")
+        shards |= pairs["shards"]
         known |= {path.relative_to(folder).as_posix() for path in records.shards(folder / PAIRS)}
     problems = [f"{name} is not listed in the data set's JSON." for name in sorted(known - set(shards))]
     problems += _leaks(info)
     seen = collections.defaultdict(set)
+    contents: dict[str, tuple[str, int]] = {}
     total = 0
     for name, facts in progress(sorted(shards.items()), desc="shards", unit="shard"):
+        if not SHARD_NAME.fullmatch(name):
+            problems.append(f"{name!r} is not the name of a shard.")
+            continue
         shard = folder / name
         if not shard.is_file():
             problems.append(f"{name} is missing.")
@@ -95,12 +98,19 @@ def verify(records_dir: str | os.PathLike) -> dict:
                 count += 1
                 problems += [f"{name}, record {number}, {text}." for text in _faults(record, name, info)]
                 seen[_place(name)].add(record.subject)
+                if record.kind == "scan":
+                    content = pseudonyms.content("", record.voxels)
+                    problems += _twins(contents, content, name, number)
         except InputError as error:
             problems.append(str(error))
         else:
             if count != facts["records"]:
                 problems.append(f"{name} has {count} records; {facts['records']} are stated.")
         total += count
+    stated: dict[str, tuple[str, int]] = {}
+    for name, facts in sorted(info["shards"].items()):
+        for number, about in enumerate(facts.get("scans", ())):
+            problems += _twins(stated, about["content"], name, number)
     for (split, domain), subjects in seen.items():
         if split in SPLITS and subjects < set(info["splits"][split][domain]):
             absent = sorted(set(info["splits"][split][domain]) - subjects)
@@ -132,6 +142,13 @@ def _leaks(info: dict) -> Iterator[str]:
     if info["disjoint"]:
         for subject in sorted(member["train"]["a"] & member["train"]["b"]):
             yield f"The training subject {subject} is in both domains of a data set that is said to be disjoint."
+
+
+def _twins(contents: dict[str, tuple[str, int]], content: str, name: str, number: int) -> Iterator[str]:
+    """Say it when the same content stands in another split or domain; `contents` remembers where each was first."""
+    first = contents.setdefault(content, (name, number))
+    if _place(first[0]) != _place(name):
+        yield f"{first[0]}, record {first[1]}, and {name}, record {number}, are of one scan."
 
 
 def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:

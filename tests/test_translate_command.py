@@ -204,17 +204,6 @@ def test_one_file_into_a_folder(scan, call, tmp_path):
     assert (tmp_path / "new_folder" / "sub-0001.json").exists()
 
 
-def test_dicom_is_refused_with_a_way_out(call, tmp_path, caplog):
-    folder = tmp_path / "dicom" / "series"
-    folder.mkdir(parents=True)
-    (folder / "IM0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 100)
-    refused(call(tmp_path / "dicom", tmp_path / "out"), "holds DICOM.*dcm2niix")
-    refused(call(folder / "IM0001", tmp_path / "out"), "holds DICOM.*dcm2niix")
-    write_scan(tmp_path / "dicom" / "a.nii.gz")
-    assert call(tmp_path / "dicom", tmp_path / "out")[0] == 0
-    assert "1 DICOM files" in caplog.text
-
-
 def test_bad_input(call, scan, tmp_path):
     out = tmp_path / "x.nii.gz"
     (tmp_path / "empty").mkdir()

@@ -368,10 +368,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--direction", default=None, help="a2b or b2a; default: the name of the model")
     parser.add_argument("--version", type=int, default=None, help="default: the newest that the server has")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for one volume")
-    translate.add_scan_arguments(parser)
     parser.add_argument("--status", action="store_true", help="say which versions the server has, no more")
-    parser.add_argument("input", nargs="?", help="a NIfTI file, or a folder that is searched for NIfTI files")
-    parser.add_argument("output", nargs="?", help="a NIfTI file (.nii or .nii.gz) or a folder")
+    translate.add_file_arguments(parser, nargs="?")
 
 
 def run(arguments: argparse.Namespace) -> int | None:

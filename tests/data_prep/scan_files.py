@@ -25,10 +25,11 @@ def save(path, array=None, affine=AFFINE) -> Path:
 
 
 def save_domain(folder, subjects, gain=1, shape=SHAPE) -> Path:
-    """A folder with `sub-<name>.nii.gz` for each name; the anatomy is the subject's, the gain the domain's."""
+    """A folder with `sub-<name>.nii.gz` for each name; the anatomy is the subject's, the contrast the gain's."""
     for subject in subjects:
-        seed = int.from_bytes(subject.encode(), "big") % 2**32
-        save(Path(folder) / f"sub-{subject}.nii.gz", voxels(seed, shape) * gain)
+        array = voxels(int.from_bytes(subject.encode(), "big") % 2**32, shape)
+        # no multiple of the other contrast: scaled to [-1, 1] it would be the same scan
+        save(Path(folder) / f"sub-{subject}.nii.gz", array * gain + (gain - 1) * (array // 100) ** 2)
     return Path(folder)
 
 
@@ -89,6 +90,40 @@ def _short_data(path):
     Path(path).write_bytes(gzip.compress(data[:-100]))
 
 
+def _lies(**changes):
+    """A sound file with fields of its header set to the given values."""
+
+    def change(header):
+        for key, value in changes.items():
+            header[key] = value
+
+    return _header(change)
+
+
+def _flip_last_bytes(path):
+    """The checksum at the end of the gzip stream is wrong."""
+    data = bytearray(save(path).read_bytes())
+    data[-8] ^= 1
+    Path(path).write_bytes(data)
+
+
+def _flip_middle(path):
+    data = bytearray(save(path, voxels(shape=(24, 24, 24))).read_bytes())
+    data[len(data) // 2] ^= 255
+    Path(path).write_bytes(data)
+
+
+def _garbage_after(path):
+    Path(path).write_bytes(save(path).read_bytes() + b"and then some more")
+
+
+def _of_type(dtype):
+    def write(path):
+        nib.save(nib.Nifti1Image(np.zeros(SHAPE, dtype), AFFINE), path)
+
+    return write
+
+
 # kind: (writes the file, what the sentence says)
 BROKEN = {
     "truncated": (_truncated, "truncated or damaged"),
@@ -109,6 +144,22 @@ BROKEN = {
     "singular affine": (_header(_no_affine_axis), "singular affine"),
     "NaN affine": (_header(_nan_affine), "singular affine"),
     "gigantic": (_header(_gigantic), "claims 32767x32767x32767 voxels; at most"),
-    "negative dimension": (_set("dim", 1, -5), "NIfTI|3-D volume is needed"),
+    "negative dimension": (_set("dim", 1, -5), "(NIfTI|3-D volume is needed)"),
     "unknown data type": (_header(_unknown_type), "is not a NIfTI file"),
+    "wrong magic": (_lies(magic=b"xyz"), "is not a NIfTI file .its first bytes"),
+    "header size": (_lies(sizeof_hdr=999, magic=b"abc"), "is not a NIfTI file"),
+    "5-D": (_lies(dim=[5, 5, 12, 7, 2, 2, 1, 1]), "has the shape 5x12x7x2x2; a 3-D volume is needed"),
+    "an axis of nothing": (_lies(dim=[3, 10, 0, 14, 1, 1, 1, 1]), "has the shape 10x0x14; a 3-D volume is needed"),
+    "more dimensions than there are": (_lies(dim=[9, 10, 12, 14, 1, 1, 1, 1]), "is not a NIfTI file"),
+    "voxels beyond the file": (_lies(vox_offset=1e6), "truncated or damaged"),
+    "voxels far beyond the file": (_lies(vox_offset=1e30), "truncated or damaged: its header claims 10x12x14 voxels"),
+    "an offset that is no number": (_lies(vox_offset=np.nan), "(truncated or damaged|is not a NIfTI file)"),
+    "2 GB in 3 kB": (_lies(dim=[3, 1000, 1000, 1000, 1, 1, 1, 1]), "claims 1000x1000x1000 voxels of 2 bytes"),
+    "wrong checksum": (_flip_last_bytes, "truncated or .*CRC"),
+    "a damaged stream": (_flip_middle, "truncated or damaged: its voxels cannot be read"),
+    "garbage behind the stream": (_garbage_after, "truncated or .*Not a gzipped file"),
+    "complex": (_of_type(np.complex64), "voxels of the type complex64; allowed are whole and real numbers"),
+    "colours": (_of_type([("R", "u1"), ("G", "u1"), ("B", "u1")]), "voxels of the type .*; allowed are whole and real"),
+    "a slope beyond float32": (_lies(scl_slope=3e38), "NaN or infinite"),
+    "an infinite slope": (_lies(scl_slope=np.inf), "slope inf and the intercept .*; both must be finite"),
 }

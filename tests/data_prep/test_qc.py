@@ -55,8 +55,12 @@ def data(scans, tmp_path_factory):
     return out
 
 
+def measured_in(folder):
+    return qc._measured(folder, read_json(folder / "dataset.json"))
+
+
 def test_the_measures_are_those_of_the_scans(scans, data):
-    measured = read_json(data / "qc.json")["scans"]
+    measured = measured_in(data)
     assert len({scan["id"] for scan in measured}) == len(measured) == 2 * SUBJECTS
     info = read_json(data / "dataset.json")
     for domain, name in (("a", "ciss"), ("b", "dess")):
@@ -103,7 +107,7 @@ def test_the_page_in_a_browser(data, tmp_path):
 
 
 def test_thumbnails_have_the_shape_of_the_millimetres(data):
-    scan = read_json(data / "qc.json")["scans"][0]
+    scan = measured_in(data)[0]
     sizes = {p["name"]: (p["width"], p["height"]) for p in qc._thumbnails(data, scan)}
     depth, height, width = (round(120 * mm / 140) for mm in (96, 140, 140))  # the phantom's field of view
     assert sizes == {"sagittal": (width, height), "coronal": (depth, height), "axial": (depth, width)}
@@ -125,8 +129,8 @@ def test_outliers_are_left_out_on_request(scans, data, tmp_path):
     assert info["excluded"] == qc.read_ids(tmp_path / "page.txt") and "excluded" not in before
     assert [info["domains"][d]["guard"]["scans"] for d in "ab"] == [SUBJECTS - 2, SUBJECTS]
     assert len(info["splits"]["train"]["a"]) == SUBJECTS - 2
-    measured = {scan["id"] for scan in read_json(tmp_path / "records" / "qc.json")["scans"]}
-    assert measured == {scan["id"] for scan in read_json(data / "qc.json")["scans"]} - set(info["excluded"])
+    measured = {scan["id"] for scan in measured_in(tmp_path / "records")}
+    assert measured == {scan["id"] for scan in measured_in(data)} - set(info["excluded"])
     assert qc.write(tmp_path / "records", tmp_path / "again.html") == 0
     words = Page((tmp_path / "again.html").read_text()).words
     assert "No scan lies outside the limits" in words and "2 that were excluded" in words
@@ -134,7 +138,7 @@ def test_outliers_are_left_out_on_request(scans, data, tmp_path):
 
 
 def test_wrong_lists_and_places(scans, data, tmp_path, capsys):
-    ids = [scan["id"] for scan in read_json(data / "qc.json")["scans"] if scan["domain"] == "a"]
+    ids = [scan["id"] for scan in measured_in(data) if scan["domain"] == "a"]
     (tmp_path / "unknown.txt").write_text(f"{ids[0]} # seen\n\ns0-1\n")
     (tmp_path / "all.txt").write_text("\n".join(ids))
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
@@ -145,8 +149,12 @@ def test_wrong_lists_and_places(scans, data, tmp_path, capsys):
     assert main(["qc", str(tmp_path)]) == 2
     assert main(["qc", str(data), "--out", str(tmp_path / "page.pdf")]) == 2
     assert "must end in .html" in capsys.readouterr().err
-    write_json(tmp_path / "dataset.json", read_json(data / "dataset.json"))
-    with pytest.raises(InputError, match=r"has no qc.json: it was built by an older version"):
+    older = read_json(data / "dataset.json")
+    for facts in older["shards"].values():
+        for about in facts["scans"]:
+            del about["measures"]
+    write_json(tmp_path / "dataset.json", older)
+    with pytest.raises(InputError, match="has no measures of its scans: an older version built it"):
         qc.write(tmp_path, tmp_path / "page.html")
 
 

@@ -5,6 +5,7 @@ import pytest
 from cyclescan.errors import InputError
 from data_prep import pseudonyms, scans
 from tests.data_prep.scan_files import save
+from tests.dicom.dicom_files import write_knee
 
 
 def touch(folder, *names):
@@ -69,10 +70,14 @@ def test_names_that_are_not_ascii(tmp_path):
 
 @pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ","), ("t.TSV", "\t")])
 def test_a_table_with_paths_relative_to_it(tmp_path, name, delimiter):
-    rows = [["path", "age", "subject", "split"], ["x/1.nii", "30", "anna", "train"], ["x/2.nii", "31", "ben", "test"]]
+    rows = [
+        ["path", "age", "subject", "split", "site"],
+        ["x/1.nii", "30", "anna", "train", "north"],
+        ["x/2.nii", "31", "ben", "test", ""],
+    ]
     (tmp_path / name).write_text("\ufeff" + "\r\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
     assert scans.find(tmp_path / name) == [
-        scans.Scan(tmp_path / "x/1.nii", "anna", "train"),
+        scans.Scan(tmp_path / "x/1.nii", "anna", "train", "north"),
         scans.Scan(tmp_path / "x/2.nii", "ben", "test"),
     ]
 
@@ -104,20 +109,18 @@ def test_places_without_scans(tmp_path):
         "missing": "does not exist",
         "empty": "holds no NIfTI file",
         "full": "holds no NIfTI file",
-        "picture.png": "is neither a folder, a .csv or .tsv table, nor a NIfTI file",
+        "picture.png": "is neither a folder, a .csv or .tsv table, a NIfTI file .*, nor DICOM",
     }.items():
         with pytest.raises(InputError, match=f"{name}.*{sentence}"):
             scans.find(tmp_path / name)
 
 
-def test_dicom_is_recognised_and_the_way_out_is_told(tmp_path):
-    touch(tmp_path, "series/readme")
-    (tmp_path / "series/IM0001").write_bytes(bytes(128) + b"DICM" + bytes(100))
-    for path in (tmp_path, tmp_path / "series/IM0001"):
-        with pytest.raises(InputError, match=r"DICOM files, which are not read yet; .* dcm2niix -z y -o OUTPUT_FOLDER"):
-            scans.find(path)
+def test_converted_files_beside_dicom_are_taken_alone(tmp_path):
+    write_knee(tmp_path / "series")
+    assert [s.series is None for s in scans.find(tmp_path)] == [False]
     touch(tmp_path, "converted.nii.gz")
     assert found(tmp_path) == [("converted.nii.gz", "converted")]
+    assert [s.subject for s in scans.find(f"{tmp_path}#Modality=MR")] == ["knee-1"]
 
 
 def test_the_key_is_made_once_and_is_private(tmp_path):

@@ -78,3 +78,67 @@ def test_disjoint_balances_the_domains():
     assert sorted(Counter(chosen.values()).items()) in ([("a", 2), ("b", 7)], [("a", 3), ("b", 6)])
     assert chosen == splits.disjoint(subjects, split, seed=0)
     assert chosen != splits.disjoint(subjects, split, seed=1)
+
+
+def test_every_split_has_its_share_of_each_site():
+    """Two large sites, one of seven subjects and thirty of one subject each."""
+    sites = {s: "north" for s in names("n", 40)} | {s: "south" for s in names("s", 20)}
+    sites |= {s: "east" for s in names("e", 7)} | {s: f"alone {s}" for s in names("x", 30)}
+    assigned = splits.assign({"a": sites, "b": sites}, (0.6, 0.2, 0.2), seed=0, sites=sites)
+    for name, share in zip(splits.SPLITS, (0.6, 0.2, 0.2), strict=True):
+        found = Counter(s[0] for s in assigned if assigned[s] == name)
+        for prefix, size in (("n", 40), ("s", 20), ("e", 7)):
+            assert abs(found[prefix] - share * size) <= 1.5
+        # small sites have no split of their own
+        assert abs(found["x"] - share * 30) <= 5
+
+
+def test_whole_sites_are_divided():
+    sites = {s: f"site {i % 5}" for i, s in enumerate(names("s", 23))}
+    assigned = splits.assign_sites(sites, (3, 1, 1), seed=2)
+    assert set(assigned) == set(sites)
+    for site in set(sites.values()):
+        assert len({assigned[s] for s in sites if sites[s] == site}) == 1
+    assert {n: len({sites[s] for s in assigned if assigned[s] == n}) for n in splits.SPLITS} == {
+        "train": 3, "val": 1, "test": 1,
+    }  # fmt: skip
+    assert assigned != splits.assign_sites(sites, (3, 1, 1), seed=3)
+    # sites beyond the sum are left out
+    assert len({sites[s] for s in splits.assign_sites(sites, (1, 1, 0), seed=2)}) == 2
+    with pytest.raises(InputError, match="The split 4 1 1 asks for 6 sites; there are 5"):
+        splits.assign_sites(sites, (4, 1, 1), seed=0)
+
+
+def test_a_position_follows_the_order():
+    both = names("s", 50)
+    positions = [splits.position(s, 3) for s in splits.shuffled(both, 3)]
+    assert positions == sorted(positions)
+    assert 0 <= positions[0] < 2**30 and 3 * 2**30 < positions[-1] < 2**32
+
+
+def test_a_split_file_comes_back(tmp_path):
+    places = {"s1": splits.Place("train", "b"), "s2": splits.Place("test"), "s3": splits.Place(None)}
+    splits.write_file(tmp_path / "splits.tsv", places, {"s1": "north"})
+    assert (tmp_path / "splits.tsv").read_text() == (
+        "subject\tsplit\tonly_domain\tsite\ns1\ttrain\tb\tnorth\ns2\ttest\t\t\ns3\tnone\t\t\n"
+    )
+    assert splits.read_file(tmp_path / "splits.tsv") == places
+    (tmp_path / "own.csv").write_text("split,subject\nval, anna \n")
+    assert splits.read_file(tmp_path / "own.csv") == {"anna": splits.Place("val")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("s.txt", "subject,split\n", "is no table; its name must end in .csv or .tsv"),
+        ("s.csv", "subject,fold\nanna,1\n", "has the columns subject, fold; split must be among them"),
+        ("s.csv", "subject,split\nanna,dev\n", "Line 2 .* has the split 'dev'; allowed is train, val, test, none"),
+        ("s.csv", "subject,split\n,train\n", "Line 2 .* has the subject ''; allowed is a name"),
+        ("s.csv", "subject,split,only_domain\nx,train,c\n", "has the only_domain 'c'; allowed is nothing, a, b"),
+        ("s.csv", "subject,split\nanna,val\nanna,test\n", "Line 3 .* lists the subject anna again"),
+    ],
+)
+def test_split_files_that_are_wrong(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        splits.read_file(tmp_path / name)

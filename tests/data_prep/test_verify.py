@@ -21,7 +21,7 @@ TEST_A = "test/a-00000-of-00001.tfrecord"
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verify")
-    a, b = (save_domain(folder / d, [f"{i}" for i in range(6)]) for d in ("ciss", "dess"))
+    a, b = (save_domain(folder / d, [f"{i}" for i in range(6)], gain) for d, gain in (("ciss", 1), ("dess", 2)))
     options = {"split": (4, 1, 1), "disjoint": True, "shape": (10, 12, 14), "workers": 1}
     build(("ciss", a), ("dess", b), folder / "records", key_file=folder / "key", **options)
     return folder / "records"

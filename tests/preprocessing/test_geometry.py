@@ -125,6 +125,19 @@ def test_a_slow_pattern_survives_going_coarser():
     assert np.abs(coarse.array[0, 0] - expected)[3:-3].max() < 0.05
 
 
+@pytest.mark.parametrize("spacing_mm", [(3, 2, 1.5), (1.1, 4.3, 0.7), (2.5, 0.9, 5.0)])
+def test_resampling_is_what_scipy_does_in_three_dimensions(spacing_mm):
+    """The matrices of the three axes against one transform of the whole volume."""
+    volume = Volume(np.random.default_rng(0).normal(size=(20, 24, 28)).astype(np.float32), np.diag([2.5, 2.0, 1.5, 1]))
+    result, _ = geometry.resample(volume, spacing_mm)
+    step = np.asarray(spacing_mm) / volume.spacing_mm
+    offset = (np.subtract(volume.shape, 1) - step * np.subtract(result.shape, 1)) / 2
+    array = ndimage.gaussian_filter(volume.array.astype(float), np.maximum(0, (step - 1) / 2), mode="nearest")
+    expected = ndimage.affine_transform(array, step, offset, result.shape, order=3, mode="nearest")
+    expected = np.clip(expected, volume.array.min(), volume.array.max())
+    np.testing.assert_allclose(result.array, expected, atol=2e-6 * np.ptp(volume.array))
+
+
 def test_a_step_does_not_ring_beyond_the_range():
     array = np.zeros((4, 4, 20), np.float32)
     array[..., 10:] = 100
