@@ -33,6 +33,12 @@ def save_domain(folder, subjects, gain=1, shape=SHAPE) -> Path:
     return Path(folder)
 
 
+def save_domains(folder, subjects):
+    """Both contrasts of the same subjects, as `build` takes them."""
+    folder = Path(folder)
+    return ("ciss", save_domain(folder / "ciss", subjects)), ("dess", save_domain(folder / "dess", subjects, gain=3))
+
+
 def _with(value):
     def write(path):
         array = voxels().astype(np.float32)

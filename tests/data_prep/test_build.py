@@ -17,7 +17,7 @@ from cyclescan.preprocessing import prepare, restore
 from data_prep.__main__ import main
 from data_prep.build import build
 from data_prep.verify import verify
-from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, voxels
+from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, save_domains, voxels
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = ["01", "02", "03", "04", "05", "06"]
@@ -34,8 +34,7 @@ def key_file(tmp_path, monkeypatch):
 @pytest.fixture
 def domains(tmp_path):
     """Six subjects, each with both domains."""
-    a, b = save_domain(tmp_path / "ciss", SUBJECTS), save_domain(tmp_path / "dess", SUBJECTS, gain=3)
-    return ("ciss", a), ("dess", b)
+    return save_domains(tmp_path, SUBJECTS)
 
 
 def command(a, b, out, *more):

@@ -11,7 +11,7 @@ from cyclescan.files import read_json, sha256, write_json
 from data_prep.__main__ import main
 from data_prep.build import build
 from data_prep.verify import verify
-from tests.data_prep.scan_files import AFFINE, save, save_domain, voxels
+from tests.data_prep.scan_files import AFFINE, save, save_domains, voxels
 
 SUBJECTS = [f"{i:02d}" for i in range(12)]
 SITES = {s: ("Mayo", "Charité", "Kyoto")[i % 3] for i, s in enumerate(SUBJECTS)}
@@ -24,8 +24,7 @@ def key_file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def domains(tmp_path):
-    a, b = save_domain(tmp_path / "ciss", SUBJECTS), save_domain(tmp_path / "dess", SUBJECTS, gain=3)
-    return ("ciss", a), ("dess", b)
+    return save_domains(tmp_path, SUBJECTS)
 
 
 def with_sites(tmp_path, domains, sites=SITES):

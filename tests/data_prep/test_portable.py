@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from data_prep.__main__ import main
 from data_prep.build import build
-from tests.data_prep.scan_files import save_domain
+from tests.data_prep.scan_files import save_domains
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = [f"{i:02d}" for i in range(12)]
@@ -65,8 +65,8 @@ def pool(tmp_path):
 def test_two_separate_worker_processes_write_the_same_records(tmp_path, job_service, pool):
     address, log = pool
     key = tmp_path / "key"
-    a, b = save_domain(tmp_path / "ciss", SUBJECTS), save_domain(tmp_path / "dess", SUBJECTS, gain=3)
-    here = build(("ciss", a), ("dess", b), tmp_path / "here", key_file=key, workers=1)
+    (_, a), (_, b) = domains = save_domains(tmp_path, SUBJECTS)
+    here = build(*domains, tmp_path / "here", key_file=key, workers=1)
     command = ["-m", "data_prep", "build", "--a", f"ciss={a}", "--b", f"dess={b}", "--out", tmp_path / "there"]
     command += [
         "--key-file",
@@ -89,7 +89,7 @@ def test_two_separate_worker_processes_write_the_same_records(tmp_path, job_serv
 
 
 def test_a_service_that_is_not_there_is_one_sentence(tmp_path, capsys):
-    a, b = save_domain(tmp_path / "ciss", ["1"]), save_domain(tmp_path / "dess", ["1"], gain=3)
+    (_, a), (_, b) = save_domains(tmp_path, ["1"])
     command = ["build", "--a", f"ciss={a}", "--b", f"dess={b}", "--out", tmp_path / "out", "--key-file", tmp_path / "k"]
     command += ["--runner", "PortableRunner", "--", "--job_endpoint=localhost:9", "--job-server-timeout=1"]
     assert main([*map(str, command)]) == 2

@@ -16,7 +16,7 @@ from data_prep import build as build_module
 from data_prep import graph, workspace
 from data_prep.build import build
 from data_prep.verify import verify
-from tests.data_prep.scan_files import save, save_domain, voxels
+from tests.data_prep.scan_files import save, save_domain, save_domains, voxels
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = [f"{i:02d}" for i in range(24)]
@@ -39,13 +39,12 @@ def made(tmp_path, monkeypatch):
 @pytest.fixture
 def again(tmp_path):
     """Call `build` with the same arguments every time."""
-    save_domain(tmp_path / "ciss", SUBJECTS)
-    save_domain(tmp_path / "dess", SUBJECTS, gain=3)
+    domains = save_domains(tmp_path, SUBJECTS)
 
     def call(**changes):
         options = {"spacing_mm": (3, 2, 1.5), "key_file": tmp_path / "key", "workers": 1} | changes
         out = options.pop("out", tmp_path / "records")
-        return build(("ciss", tmp_path / "ciss"), ("dess", tmp_path / "dess"), out, **options)
+        return build(*domains, out, **options)
 
     return call
 

@@ -22,6 +22,24 @@ def test_percentiles_are_interpolated_linearly():
     assert (record["low"], record["high"]) == pytest.approx((0.3, 1.5))
 
 
+@pytest.mark.parametrize("kind", ["normal", "mostly air", "a wave that the sample does not see", "few values", "tiny"])
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (0.5, 99.5), (1, 40), (50, 50.1), (99.9, 99.95)])
+def test_percentiles_are_those_of_numpy(kind, low, high):
+    rng = np.random.default_rng(0)
+    array = {
+        "normal": rng.normal(1000, 200, (60, 70, 80)),
+        "mostly air": rng.normal(0, 1, (60, 70, 80)) ** 9,
+        # every tenth voxel is in the sample, and is an outlier
+        "a wave that the sample does not see": np.tile([1e4, *[0] * 9], 33600) + rng.normal(size=336000),
+        "few values": rng.integers(0, 3, (60, 70, 80)),
+        "tiny": rng.normal(size=(1, 2, 3)),
+    }[kind].astype(np.float32)
+    if kind == "few values":  # else both limits are one value
+        array += np.linspace(0, 1e-2, array.size, dtype=np.float32).reshape(array.shape)
+    record = intensity.measure(array, f"percentile:{low},{high}")
+    np.testing.assert_allclose([record["low"], record["high"]], np.percentile(array, [low, high]), rtol=1e-6, atol=1e-6)
+
+
 def test_hounsfield_window_by_hand():
     record = intensity.measure(np.zeros((2, 2, 2)), "window_hu:-1000,1500")
     scaled = intensity.apply(np.array([-3000, -1000, -375, 250, 875, 1500, 3000], np.float32), record)
