@@ -74,7 +74,7 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
     return Volume(_onto(volume, shape, affine), affine, volume.meta), record
 
 
-def anti_aliasing(step: np.ndarray) -> np.ndarray:
+def anti_aliasing(step: np.ndarray | float) -> np.ndarray:
     """The SD, in old voxels, of the Gaussian along each axis before it gets `step` times coarser; 0 where it does not.
 
     Blurring a voxel of full width 1 at half maximum with it gives one of width `step`. At twice as coarse a grid a
@@ -194,7 +194,7 @@ def _along_axis(size: int, new_size: int, step: float, offset: float) -> np.ndar
     give what `scipy.ndimage.affine_transform` gives, in a tenth of its time.
     """
     units = np.eye(size)
-    (sigma,) = anti_aliasing([step])
+    sigma = float(anti_aliasing(np.float64(step)))
     if sigma:
         units = ndimage.gaussian_filter1d(units, sigma, axis=0, mode="nearest")
     # the second axis numbers the unit vectors: it is sampled at its own nodes, which returns it as it is
