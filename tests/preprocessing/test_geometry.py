@@ -132,7 +132,7 @@ def test_resampling_is_what_scipy_does_in_three_dimensions(spacing_mm):
     result, _ = geometry.resample(volume, spacing_mm)
     step = np.asarray(spacing_mm) / volume.spacing_mm
     offset = (np.subtract(volume.shape, 1) - step * np.subtract(result.shape, 1)) / 2
-    array = ndimage.gaussian_filter(volume.array.astype(float), np.maximum(0, (step - 1) / 2), mode="nearest")
+    array = ndimage.gaussian_filter(volume.array.astype(float), geometry.anti_aliasing(step), mode="nearest")
     expected = ndimage.affine_transform(array, step, offset, result.shape, order=3, mode="nearest")
     expected = np.clip(expected, volume.array.min(), volume.array.max())
     np.testing.assert_allclose(result.array, expected, atol=2e-6 * np.ptp(volume.array))
