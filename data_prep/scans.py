@@ -98,7 +98,7 @@ def find(path: str | os.PathLike) -> list[Scan]:
             a file twice. A scan that is there and cannot be used is returned: it fails when it is read.
     """
     path, chosen_by = rules.split(path)
-    if not path.exists():
+    if not os.path.exists(path):  # pathlib raises where a name is too long
         raise InputError(
             f"{path} does not exist; a folder of NIfTI files or DICOM series, a .csv or .tsv table or a scan is needed."
         )
@@ -187,7 +187,7 @@ def _in_table(path: Path) -> list[Scan]:
 def _of_row(given: Path) -> list[Scan]:
     """The scans that one line of a table names."""
     path, chosen_by = rules.split(given)
-    if not path.is_dir() and not series.is_dicom(path):
+    if not os.path.isdir(path) and not series.is_dicom(path):
         return [Scan(path, "")]
     found = series.find(path) or [series.broken(path, f"{os.path.abspath(path)} is a folder without DICOM.")]
     return [Scan(each.path, "", series=each) for each in rules.choose(found, chosen_by, path)]

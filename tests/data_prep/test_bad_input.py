@@ -368,7 +368,7 @@ RECORDS = {
     "a length without end": (_change(lambda d: _set(d, 7, 255)), "truncated: its record 0 ends beyond the file"),
     "bytes behind": (_change(lambda d: bytes(d) + bytes(16)), "the checksum of its record 3 is wrong"),
     "another subject": (_rewrite(subject="s000000000000"), "is of the subject s000000000000, who is not listed"),
-    "another shape": (_rewrite(voxels=np.zeros((2, 2), np.float32)), "has the shape"),
+    "another shape": (_rewrite(voxels=np.zeros((2, 2), np.float32), mask=None), "has the shape"),
     "a stranger's shard": (lambda f: shutil.copy(f / SHARD, f / "val/a-00000-of-00001.tfrecord"), "is not listed in"),
     "a name that climbs out": (
         _state(lambda i: i["shards"].update({"../../etc/passwd": i["shards"][SHARD]})),
