@@ -18,12 +18,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from cyclescan import export, records, report, train, translate
 from data_prep.__main__ import main as data_prep
 from data_prep.phantom import make_subject
 from tests.conftest import SETTINGS
+from tests.dicom import dicom_files
 
 SUBJECTS = 8
 # what stands in the paths of the scans: folders, file names, subjects of a table
@@ -78,29 +80,24 @@ def write_nifti(folder: Path, stem: str, array: np.ndarray, affine: np.ndarray) 
     return path
 
 
-# the ways of writing a scan: (folder, stem, array, affine) -> path; another kind of input is one more line
-WRITERS = {"nifti": write_nifti}
-
-
-@pytest.fixture(scope="module", params=WRITERS)
-def tour(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory):
     """Every command on planted inputs: the folder with all outputs, and what was said on stdout, stderr and the log."""
-    write = WRITERS[request.param]
     inputs, out = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("outputs")
     home = inputs / PATHS["institution folder"] / PATHS["ward folder"]
     rows = ["subject,path,diagnosis"]
     for i in range(SUBJECTS):
         knee = make_subject(2, (8, 16, 16), index=i)
         folder = f"{PATHS['patient folder']}{i} {PATHS['birth date in a folder']}"
-        scan = write(home / "a" / folder, f"{PATHS['file name']}{i}", knee.ciss, knee.affine)
-        other = write(home / "b" / folder, f"{PATHS['file name']}{i}", knee.dess, knee.affine)
+        scan = write_nifti(home / "a" / folder, f"{PATHS['file name']}{i}", knee.ciss, knee.affine)
+        other = write_nifti(home / "b" / folder, f"{PATHS['file name']}{i}", knee.dess, knee.affine)
         rows.append(f"{PATHS['subject of a table']}{i},{other.relative_to(home)},{CONTENTS['column of the table']}")
     flat = np.ones((4, 4, 4), np.float32), np.eye(4)
-    write(home / "a" / PATHS["patient folder"], f"{PATHS['file name']} flat", *flat)
+    write_nifti(home / "a" / PATHS["patient folder"], f"{PATHS['file name']} flat", *flat)
     (home / "b.csv").write_text("\n".join(rows))
-    write(home / "new" / PATHS["patient folder"], PATHS["file name"], knee.ciss, knee.affine)
-    write(home / "new", f"{PATHS['file name']} flat", *flat)
-    write(home / "new", f"{PATHS['file name']} odd", knee.ct + 2000, np.diag([3.0, 3, 3, 1]) @ knee.affine)
+    write_nifti(home / "new" / PATHS["patient folder"], PATHS["file name"], knee.ciss, knee.affine)
+    write_nifti(home / "new", f"{PATHS['file name']} flat", *flat)
+    write_nifti(home / "new", f"{PATHS['file name']} odd", knee.ct + 2000, np.diag([3.0, 3, 3, 1]) @ knee.affine)
     data, run = out / "records", out / "run"
     work = [
         (data_prep, 1, ["build", "--a", f"ciss={home / 'a'}", "--b", f"dess={home / 'b.csv'}", "--out", data,
@@ -203,3 +200,44 @@ def test_everything_was_planted_and_would_be_found(tour, tmp_path):
         archive.writestr("inner.gz", gzip.compress(secret.encode("utf-16")))
     page = b'<img src="data:;base64,' + base64.b64encode((tmp_path / "x").read_bytes()) + b'">'
     assert [name for name, data in contents("p.html", page) if found({"name": secret}, data)] == ["p.html!0!inner"]
+
+
+def test_dicom(tour, tmp_path):
+    """Series with the same texts in their tags: no file of records, derived series or NIfTI holds one of them."""
+    run, home, out = tour[0] / "run", tmp_path / PATHS["institution folder"], tmp_path / "out"
+    tags = {key: text for key, text in CONTENTS.items() if key.isalnum() and key != "PatientID"}
+    tags |= {
+        "AcquisitionDateTime": "20190308112233",
+        "PatientComments": "limps since the accident in Larkspur",
+        "OtherPatientIDs": "OPI-660-ZQ",
+        "PatientTelephoneNumbers": "+99 555 0177",
+        "PerformingPhysicianName": "Okonkwo^Balthasar",
+        "RequestingPhysician": "Fenwick^O",
+        "StudyDescription": "MRI knee of Zebulon Q",
+    }
+    # a derived series refers to its source by UIDs, which name nobody outside the hospital's own archive
+    planted = PATHS | {key: text for key, text in tags.items() if key != "StudyInstanceUID"}
+    planted |= {"PatientID": CONTENTS["PatientID"], "in a sequence": CONTENTS["column of the table"]}
+    tags["RequestAttributesSequence"] = [pydicom.Dataset()]
+    tags["RequestAttributesSequence"][0].RequestedProcedureDescription = CONTENTS["column of the table"]
+    for i in range(4):
+        for contrast in ("ciss", "dess"):
+            folder = home / contrast / f"{PATHS['patient folder']}{i}"
+            subject = f"{CONTENTS['PatientID']}{i}"
+            array, affine = dicom_files.knee(i, contrast)
+            dicom_files.save(dicom_files.slices(array, affine, name=contrast, subject=subject, **tags), folder)
+    seen = {key for p in home.rglob("*.dcm") for key in found(planted, p.read_bytes() + str(p).encode())}
+    assert len(seen) >= 20
+    domains = ["--a", f"ciss={home / 'ciss'}", "--b", f"dess={home / 'dess'}", "--workers", 1]
+    work = [
+        (data_prep, ["build", *domains, "--out", out / "records", "--key-file", tmp_path / "key"]),
+        (data_prep, ["qc", out / "records"]),
+        (translate.main, ["--model", run, "--direction", "a2b", home / "ciss", out / "series"]),
+        (translate.main, ["--model", run, "--direction", "a2b", next((home / "ciss").iterdir()), out / "x.nii.gz"]),
+    ]
+    assert [command(list(map(str, arguments))) for command, arguments in work] == [0] * 4
+    searched = [path for path in out.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".dcm" for path in searched) > 20
+    for path in searched:
+        for inner, data in contents(path.name, path.read_bytes()):
+            assert found(planted, data) == [], inner
