@@ -288,7 +288,7 @@ def _write(
         {
             "notice": NOTICE,
             # no folder and no file's name: they often carry what identifies a patient; the hash says which scan it was
-            "model": Path(origin.model).resolve().name,
+            "model": origin.model if origin.kind == "served" else Path(origin.model).resolve().name,
             "model_kind": origin.kind,
             "model_sha256": origin.sha256,
             "version": origin.version,

@@ -77,7 +77,7 @@ def test_a_table_with_paths_relative_to_it(tmp_path, name, delimiter):
     ]
     (tmp_path / name).write_text("\ufeff" + "\r\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
     assert scans.find(tmp_path / name) == [
-        scans.Scan(tmp_path / "x/1.nii", "anna", "train", "north"),
+        scans.Scan(tmp_path / "x/1.nii", "anna", "train", site="north"),
         scans.Scan(tmp_path / "x/2.nii", "ben", "test"),
     ]
 

@@ -193,7 +193,7 @@ def test_a_server_that_comes_back_is_waited_for(exported, monkeypatch):
     volume = tiny.head((8, 16, 16))
     with ThreadPoolExecutor(1) as pool:
         asked = GrpcClient(f"127.0.0.1:{port}", "a2b")
-        answer = pool.submit(asked.predict, "serving_default", "volume", volume)
+        answer = pool.submit(asked.predict, "serving_default", volume=volume)
         time.sleep(0.2)
         with ModelServer({"a2b": exported / "a2b"}, port=port):
             assert answer.result()[0].shape == volume.shape
@@ -262,7 +262,7 @@ def test_a_card_of_another_version_is_refused(exported, server, tmp_path):
 
 def test_a_result_of_another_shape_is_refused(exported, server, monkeypatch):
     asked = connect(server)
-    monkeypatch.setattr(asked, "predict", lambda signature, name, array: (array[1:], 1))
+    monkeypatch.setattr(asked, "predict", lambda signature, volume, **windows: (volume[1:], 1))
     translator = RemoteTranslator(asked, exported, "a2b")
     with pytest.raises(
         InputError, match=r"made 7 x 16 x 16 voxels of 8 x 16 x 16 voxels; its model a2b is not that of"
