@@ -1,6 +1,6 @@
 """How far a demo got: the distance from histogram matching to the same generator trained with true pairs.
 
-    python benchmarks/demo_bound.py DEMO [--steps N]
+    python -m benchmarks.demo_bound DEMO [--steps N]
 
 DEMO is a folder that `python -m cyclescan.demo --out DEMO` has written. Its knees are built once more with both
 contrasts of every training subject; the generators of its run are trained on those true pairs for as many steps, pair

@@ -1,7 +1,7 @@
 """A whole volume by our windows against plain sliding windows of MONAI, and what each needs of memory.
 
     pip install torch monai
-    python benchmarks/inference.py [--shape 100 512 512] [--window 32 128 128] [--preset knee] [--repeat 1]
+    python -m benchmarks.inference [--shape 100 512 512] [--window 32 128 128] [--preset knee] [--repeat 1]
 
 Ours is `Translator.translate_array` with the networks of a preset and random weights. Theirs is MONAI's
 `SlidingWindowInferer` with 50 % overlap, Gaussian blending and a torch network of the same make (convolution, instance
@@ -21,11 +21,8 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cyclescan.presets import preset
 
@@ -158,7 +155,7 @@ def main() -> None:
     for name in ("ours", "monai"):
         macs = ["--macs", str(results["ours"]["macs"])] if results else []
         process = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--only", name, *macs],
+            [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:], "--only", name, *macs],
             capture_output=True,
             text=True,
             check=False,

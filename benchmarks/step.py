@@ -1,6 +1,6 @@
 """The training step against the machine's float32 matrix-product peak, and the input pipeline against the step.
 
-    python benchmarks/step.py [--preset demo] [--set KEY=VALUE ...]
+    python -m benchmarks.step [--preset demo] [--set KEY=VALUE ...]
 
 Prints, from one run: the peak (a 4096 x 4096 product), operations of the convolutions of one step, the floor
 (operations over peak), the time and the fraction of the peak, for the warm-up step and for the whole step; then the
