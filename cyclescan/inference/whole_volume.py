@@ -161,6 +161,7 @@ class _Evaluation:
     def __init__(self, volume: tf.Tensor):
         self._volume = volume
         self._size = tf.shape(volume)[1:4]
+        self._done = tf.constant(0)  # what the stage before has to come to before memory is taken for the next
         self._kept: dict[_Node, tf.Tensor] = {}
         self._affine: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
 
@@ -179,7 +180,7 @@ class _Evaluation:
                 count, mean, squares = _merged(count, mean, squares, values)
             return _next(index, values, report), kept, count, mean, squares
 
-        _, kept, count, mean, squares = tf.while_loop(
+        self._done, kept, count, mean, squares = tf.while_loop(
             lambda index, *_: index < windows.count,
             body,
             (tf.constant(0), kept, tf.constant(0.0, tf.float64), nothing, nothing),
@@ -214,7 +215,8 @@ class _Evaluation:
         return total
 
     def _empty(self, node: _Node, channels: int) -> tf.Tensor:
-        return tf.zeros(tf.concat([[1], self._size // 2**node.level, [channels]], 0))
+        with tf.control_dependencies([self._done]):
+            return tf.zeros(tf.concat([[1], self._size // 2**node.level, [channels]], 0))
 
     def _around(self, node: _Node, first: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
         """The result of a node from voxel `first` up to `end`, zeros where that is beyond the volume."""
