@@ -65,6 +65,23 @@ def test_step_equals_a_plain_transcription_of_the_seeds():
         assert np.abs(mine - theirs).mean() < 0.05 * config.learning_rate
 
 
+def test_discriminators_learn_in_the_warmup_when_they_are_to_and_the_generators_do_not_notice():
+    config = SETTINGS.with_settings(["lambda_pair=10", "pool_size=2"])
+    alone, together = CycleGAN(config, 0), CycleGAN(config, 0)
+    data = batch(paired=True)
+    before = [v.numpy() for v in alone.discriminator_variables]
+    assert sorted(alone.warmup_step(data)) == ["pair_a2b", "pair_b2a"]
+    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, alone.discriminator_variables, strict=True))
+    first = together.warmup_step(data, discriminators=True)
+    assert sorted(first) == ["discriminator_a", "discriminator_b", "pair_a2b", "pair_b2a"]
+    for mine, theirs in zip(alone.generator_variables, together.generator_variables, strict=True):
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-6)
+    for _ in range(30):
+        last = together.warmup_step(data, discriminators=True)
+    for name in ("discriminator_a", "discriminator_b"):
+        assert float(last[name]) < 0.8 * float(first[name])
+
+
 def test_terms_of_weight_zero_are_not_computed():
     config = SETTINGS.with_settings(["lambda_cycle=0", "lambda_adversarial=0", "lambda_identity=1"])
     model = CycleGAN(config, 0)

@@ -202,3 +202,29 @@ def test_a_killed_run_resumes(tiny_records, tmp_path):
     assert max(resumed.checkpoints) > reached
     steps = [int(r["step"]) for r in csv.DictReader(open(run / "history.csv", encoding="utf-8"))]
     assert steps == sorted(set(steps))  # no step is told twice
+
+
+@pytest.mark.parametrize(
+    ("fraction", "settings", "kind"),
+    [
+        (0.0, [], "warmup"),
+        (0.29, [], "warmup"),
+        (0.31, [], "warmup with discriminators"),
+        (0.5, [], "adversarial"),
+        (0.31, ["lambda_adversarial=0"], "warmup"),
+        (0.95, ["warmup=1", "discriminator_warmup=0.5"], "warmup"),  # nothing to learn for
+        (0.0, ["lambda_pair=0"], "adversarial"),
+    ],
+)
+def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
+    class Model:
+        config = CONFIG.with_settings(["discriminator_warmup=0.2", *settings])
+        adversarial = config.lambda_adversarial > 0
+
+        def warmup_step(self, batch, discriminators):
+            return "warmup with discriminators" if discriminators else "warmup"
+
+        def train_step(self, batch):
+            return "adversarial"
+
+    assert trainer._take_step(Model(), None, fraction) == kind
