@@ -86,7 +86,7 @@ def batch(tmp_path_factory):
     save_domain(world / "a", SUBJECTS)
     save_domain(world / "b", SUBJECTS, gain=3)
     for i, (write, _) in enumerate(SCANS.values()):
-        write(world / "a" / f"sub-bad{i}.nii.gz")
+        write(world / "a" / f"sub-broken{i}.nii.gz")
     command = [sys.executable, "-m", "data_prep", "build", "--a", f"ciss={world}/a", "--b", f"dess={world}/b"]
     command += ["--out", f"{world}/records", "--split", "1", "0", "0", "--workers", "1", "--key-file", f"{world}/key"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
@@ -96,7 +96,7 @@ def batch(tmp_path_factory):
 @pytest.mark.parametrize("kind", SCANS)
 def test_a_scan_that_cannot_be_used(batch, kind):
     world, done, info = batch
-    path = world / "a" / f"sub-bad{list(SCANS).index(kind)}.nii.gz"
+    path = world / "a" / f"sub-broken{list(SCANS).index(kind)}.nii.gz"
     (said,) = [line for line in done.stderr.splitlines() if f"{path} " in line]
     assert re.match(f"failed: .*{SCANS[kind][1]}", said)
     assert any(re.search(SCANS[kind][1], failed["reason"]) for failed in info["failed"])
@@ -112,7 +112,7 @@ def test_the_others_are_done(batch):
     assert not {f["file"] for f in info["failed"]} & set(info["splits"]["train"]["a"])
     assert verify(world / "records")["problems"] == []
     for path in (world / "records").rglob("*"):
-        assert not path.is_file() or b"bad" not in path.read_bytes()
+        assert not path.is_file() or b"broken" not in path.read_bytes()
 
 
 def test_no_claim_is_allocated(tmp_path):
