@@ -97,8 +97,8 @@ class Task:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path_help = (
         "name and scans of domain {}: a folder searched recursively for .nii and .nii.gz, or for DICOM series where "
-        "there are none; a .csv or .tsv table with the columns subject, path and if wanted split and site; or one "
-        "file. PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series, see `python -m data_prep scans PATH`"
+        "there are none; a .csv or .tsv table with the columns subject, path and if wanted split, side and site; "
+        "or one file. PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series, see `python -m data_prep scans PATH`"
     )
     for domain in DOMAINS:
         parser.add_argument(f"--{domain}", metavar="NAME=PATH", required=True, help=path_help.format(domain))

@@ -84,8 +84,8 @@ class WholeVolume:
         """Translate a volume; call it inside a `tf.function`, where the loops over windows run without Python.
 
         Args:
-            volume: float32 (depth, height, width) on [-1, 1], of any size; it is mirrored at its end to a multiple of
-                the network's stride.
+            volume: float32 (depth, height, width) on [-1, 1], of any size; it is mirrored at both ends to a multiple
+                of the network's stride.
             window: int32 (3,), voxels of the windows, multiples of the stride. It decides over memory and speed and,
                 but for rounding, not over the result.
             overlap: the fraction that windows of the last stage share, in [0, 1). It costs time and changes nothing.
