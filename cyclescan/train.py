@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the last N checkpoints whole, of those before only the networks that translate; 0 keeps all whole "
         "(default: 3)",
     )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=None,
+        metavar="N",
+        help="stop when N checkpoints after the warm-up had no better validation score; 0: never (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
     parser.add_argument(
         "--resume",
@@ -51,10 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    for name, least in (("steps", 1), ("checkpoint_every", 1), ("keep_states", 0), ("resume_from", 0)):
+    for name, least in (("steps", 1), ("checkpoint_every", 1), ("keep_states", 0), ("patience", 0), ("resume_from", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
@@ -86,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int | None:
             resume=resume,
             resume_from=arguments.resume_from,
             keep_states=arguments.keep_states,
+            patience=arguments.patience,
+            profile=arguments.profile,
         )
     except trainer.NotFiniteError as error:
         raise InputError(str(error)) from error

@@ -1,22 +1,25 @@
-"""What TensorBoard shows of a run: curves, tri-planar pictures, histograms of intensities, and a trace of some steps."""
+"""What TensorBoard shows of a run: curves, tri-planar pictures, histograms of intensities, a trace of some steps."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from cyclescan.training.checkpoints import Run
+from cyclescan.training.validation import Seen
 from cyclescan.volume import plane
 
 log = logging.getLogger(__name__)
 
 GAP = 4  # pixels between the planes of a picture
 AXES = (0, 2, 1)  # fixed in the sagittal, the coronal and the axial plane, from top to bottom
+BUCKETS = 64
 SKIPPED_STEPS, TRACED_STEPS = 10, 5  # the first steps build graphs and fill queues
 
 
@@ -61,55 +64,79 @@ def triplanar(volumes: Sequence[np.ndarray], spacing_mm: Sequence[float]) -> np.
     return np.clip((joined + 1) / 2, 0, 1).astype(np.float32)
 
 
-def histograms(intensities: Mapping[str, np.ndarray], step: int) -> None:
-    """The distribution of intensities of some volumes, by name."""
-    for name, values in intensities.items():
-        tf.summary.histogram(f"intensity/{name}", values, step, buckets=64)
+def validation(seen: Mapping[str, Seen], sources: Mapping[str, np.ndarray], run: Run, step: int) -> None:
+    """What the networks make of the fixed volumes at a checkpoint: measures, pictures, distributions of intensities.
+
+    Args:
+        seen: of each direction, from `Validation.look`.
+        sources: the volumes that were translated, of each domain.
+        run: names the domains and their spacing.
+        step: when.
+    """
+    for direction, what in seen.items():
+        source, target = run.names(direction)
+        scalars("validation", {f"{name}_{direction}": value for name, value in what.measures.items()}, step)
+        labels = {
+            "source": source,
+            "translated": f"translated to {target}",
+            "cycled": f"and back to {source}",
+            "partner": f"registered {target} of another subject",
+        }
+        columns = {label: what.example[name] for name, label in labels.items() if name in what.example}
+        picture(direction, columns, run.data["spacing_mm"], step)
+        tf.summary.histogram(f"intensity/real_{direction[0]}", sources[direction[0]], step, buckets=BUCKETS)
+        tf.summary.histogram(f"intensity/fake_{direction[2]}", what.translated, step, buckets=BUCKETS)
 
 
-class Trace:
-    """Records a few steps with TensorFlow's profiler, once the first ones are over.
+@contextlib.contextmanager
+def traced(
+    folder: Path, first: int, last: int, wanted: bool = True
+) -> Iterator[Callable[[int], contextlib.AbstractContextManager]]:
+    """Record a few steps with TensorFlow's profiler, once the first ones are over.
 
     Args:
         folder: TensorBoard's; the trace goes to plugins/profile/DATE/ below it.
         first: the number of the first step that will be taken.
         last: that of the last one; a short run is traced at its end.
-    """
+        wanted: False to record nothing.
 
-    def __init__(self, folder: Path, first: int, last: int):
-        self._folder = folder
-        self._first = max(first, min(first + SKIPPED_STEPS, last - TRACED_STEPS + 1))
-        self._running = False
+    Yields:
+        What to put around everything that belongs to one step, `with step(number):`.
+    """
+    begin = max(first, min(first + SKIPPED_STEPS, last - TRACED_STEPS + 1))
+    running, reached = False, begin
 
     @contextlib.contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Around everything that belongs to one step."""
-        if number == self._first:
-            tf.profiler.experimental.start(str(self._folder))
-            self._running = True
-        if not self._running:
+    def step(number: int) -> Iterator[None]:
+        nonlocal running, reached
+        if number == begin and wanted:
+            tf.profiler.experimental.start(str(folder))
+            running = True
+        if not running:
             yield
             return
-        try:
-            with tf.profiler.experimental.Trace("step", step_num=number, _r=1):
-                yield
-        except BaseException:
-            self.stop(number)  # or the next run in this process could not start a profiler
-            raise
-        if number == self._first + TRACED_STEPS - 1:
-            self.stop(number)
+        reached = number
+        with tf.profiler.experimental.Trace("step", step_num=number, _r=1):
+            yield
+        if number == begin + TRACED_STEPS - 1:
+            stop()
 
-    def stop(self, number: int) -> None:
-        """End the recording after step `number`, if there is one."""
-        if self._running:
-            self._running = False
-            tf.profiler.experimental.stop()
-            log.info(
-                "trace of steps %d to %d: %s; TensorBoard shows it once tensorboard-plugin-profile is installed",
-                self._first,
-                number,
-                self._folder / "plugins" / "profile",
-            )
+    def stop() -> None:
+        nonlocal running
+        running = False
+        tf.profiler.experimental.stop()
+        log.info(
+            "trace of steps %d to %d: %s; TensorBoard shows it once tensorboard-plugin-profile is installed",
+            begin,
+            reached,
+            folder / "plugins" / "profile",
+        )
+
+    try:
+        yield step
+    finally:
+        if running:
+            stop()  # or no other profiler could start in this process
 
 
 def _square_pixels(image: np.ndarray, spacing_mm: Sequence[float], axis: int) -> np.ndarray:

@@ -42,6 +42,7 @@ class Run:
         checkpoint_every: steps between checkpoints; None for a tenth of the run.
         minutes: when it ends by the clock; None for not at all.
         keep_states: of how many checkpoints, the last ones, the whole state is kept; 0 for all.
+        patience: it ends when so many checkpoints had no better score, see `validation.stalled`; 0 for never.
         cyclescan_version: by which it was begun.
     """
 
@@ -55,6 +56,7 @@ class Run:
     checkpoint_every: int | None = None
     minutes: float | None = None
     keep_states: int = KEEP_STATES
+    patience: int = 0
     cyclescan_version: str = __version__
 
     def write(self) -> None:

@@ -20,10 +20,12 @@ from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import alone_in, make_folder
-from cyclescan.training import checkpoints, schedules, stopping, validation
+from cyclescan.training import board, checkpoints, schedules, stopping, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
+from cyclescan.training.health import Health
 from cyclescan.training.journal import Journal
+from cyclescan.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ def train(
     on_checkpoint: Callable[[int, CycleGAN], None] | None = None,
     resume_from: int | None = None,
     keep_states: int | None = None,
+    patience: int | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train on the records in `data` and leave everything in the folder `run`.
 
@@ -67,6 +71,11 @@ def train(
         keep_states: of how many checkpoints, the last ones, the whole state is kept, 0 for all; of those before, the
             networks that translate. By default `checkpoints.KEEP_STATES`, or what the resumed run was begun with.
 
+        patience: stop when so many checkpoints had no better score, see `validation.stalled`; 0 for never, the default,
+            since a run that is cut short never gets the small learning rate of its end, and the best checkpoint can be
+            chosen without. A resumed run keeps what it was begun with.
+        profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
+
     Raises:
         InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full.
         NotFiniteError: a loss was not finite; the last good checkpoint stays.
@@ -77,7 +86,7 @@ def train(
     info = records.read_info(data)
     _check_patch(data, config)
     streams = _streams(data, config)
-    asked = {"minutes": minutes, "checkpoint_every": checkpoint_every, "keep_states": keep_states}
+    asked = {"minutes": minutes, "checkpoint_every": checkpoint_every, "keep_states": keep_states, "patience": patience}
     asked = {key: value for key, value in asked.items() if value is not None}
     resume = resume or resume_from is not None
     about = {key: info[key] for key in ("domains", "spacing_mm", "axes", "shape")}
@@ -85,16 +94,16 @@ def train(
     chosen = Run(folder, config, preset, about, str(data.resolve()), seed, fingerprint, **asked)
     run = _resumed(chosen, asked) if resume else _begun(chosen)
     with alone_in(folder, f"Another process is training {folder}; wait for it."), stopping.requests() as stop:
-        return _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop)
+        return _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile)
 
 
-def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop) -> Run:
+def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
     folder, config = run.path, run.config
     model = CycleGAN(config, run.seed)
     state = model.state()
     facts = checkpoints.resume(run, state, resume_from) if resume else {}
     first = int(model.step)
-    elapsed, waited = facts.get("seconds", 0.0), facts.get("input_seconds", 0.0)
+    elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
     # the terms of steps that are not in history.csv yet; JSON has no word for what is not finite
     recent = [{k: math.nan if v is None else v for k, v in terms.items()} for terms in facts.get("recent", [])]
     if resume:
@@ -105,64 +114,77 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop) 
     minutes, every = run.minutes, run.checkpoint_every or max(1, math.ceil(config.steps / 10))
     out_of_time = minutes is not None and elapsed >= 60 * minutes
     unscored = facts.get("score", 0.0) is None  # the session before was stopped before it knew it
-    if (first >= config.steps or out_of_time) and not unscored:
+    stalled = validation.stalled(run)
+    if (first >= config.steps or out_of_time or stalled) and not unscored:
         log.info("%s is complete: nothing is left to do", folder)
         return run
     checkpoints.check_room(run, state, first, every)
     if run != checkpoints.read_run(folder):
         run.write()
     batches = _batches(streams, config, run.seed, first)
-    validating = validation.patches(data, config.patch_shape)
+    validating, health = Validation(data, config), Health(config)
     journal = Journal(folder, first)
     began = time.monotonic() - elapsed
     step = saved = first
 
     def save(more: dict) -> None:
         journal.sync()
-        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited}
+        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited, "step_seconds": busy}
         checkpoints.save(run, step, state, about | more)
 
     with (
         _explaining_a_full_disk(run, state),
         journal.writing(),
         progress_bar(total=config.steps, initial=first, unit="step") as bar,
+        board.traced(folder / "tensorboard", first + 1, config.steps, profile) as traced,
     ):
+
+        def validate() -> dict:
+            # a machine that is taken back leaves half a minute; a resumed run makes up for the score
+            seen = stop.unless_asked(lambda: validating.look(model.translators))
+            if seen is None:
+                return {"score": None}
+            health.look_at_checkpoint(step, seen)
+            return _show(run, validating, seen, step)
+
         if unscored:
-            batch = next(_batches(streams, config, run.seed, first - 1))
-            score = stop.unless_asked(lambda: validation.score(model.translators, validating))
-            if score is not None:
-                _show(model, batch, score, step)
-                checkpoints.add_facts(run.checkpoints[first], {"score": score})
-        while step < config.steps and not out_of_time and stop.signal is None:
+            checkpoints.add_facts(run.checkpoints[first], validate())
+            stalled = validation.stalled(run)
+        while step < config.steps and not out_of_time and not stalled and stop.signal is None:
             step += 1
             fraction = _fraction(step - 1, config.steps, time.monotonic() - began, minutes)
-            model.set_learning_rate(schedules.learning_rate(fraction, config.learning_rate, config.decay_from))
+            rate = schedules.learning_rate(fraction, config.learning_rate, config.decay_from)
+            model.set_learning_rate(rate)
             before = time.monotonic()
-            batch = next(batches)
-            waited += time.monotonic() - before
-            terms = _take_step(model, batch, fraction)
-            recent.append(_finite(terms, step, run))
+            with traced(step):
+                batch = next(batches)
+                waited += time.monotonic() - before
+                taken = _take_step(model, batch, fraction)
+                losses, measures = taken if isinstance(taken, tuple) else (taken, {})  # until the step gives measures
+                recent.append(_tagged(losses, measures, step, run))
+            busy += time.monotonic() - before
             bar.update()
             seconds = time.monotonic() - began
             out_of_time = minutes is not None and seconds >= 60 * minutes
             last = step == config.steps or out_of_time
             if step % LOG_EVERY == 0 or last:
-                _log(journal, step, seconds, recent, bar, waited)
-                recent, waited = [], 0.0
+                board.scalars("speed", _speed(config, len(recent), busy, waited), step)
+                board.scalars("schedule", {"learning_rate": rate}, step)
+                health.look_at_losses(step, _log(journal, step, seconds, recent, bar))
+                recent, waited, busy = [], 0.0, 0.0
             if step % every == 0 or last:
-                # a machine that is taken back leaves half a minute; a resumed run makes up for the score
-                score = stop.unless_asked(lambda: validation.score(model.translators, validating))
-                if score is not None:
-                    _show(model, batch, score, step)
-                save({"score": score})
+                save({"progress": fraction, **validate()})
                 saved = step
+                stalled = validation.stalled(run)
                 checkpoints.reduce(run)
                 if on_checkpoint:
                     on_checkpoint(step, model)
+        if stalled:
+            log.info("stopped at step %d: %d checkpoints had no better score; --weights best", step, run.patience)
         if stop.signal is not None and step > saved:
             save({})
     if stop.signal is not None:
-        over = step == config.steps or out_of_time
+        over = step == config.steps or out_of_time or stalled
         what = "is complete" if over else "is saved; continue it with --resume"
         log.info("%s: step %d of %d is done and %s %s", stop.name, step, config.steps, folder, what)
         stop.obey()
@@ -255,9 +277,12 @@ def _disk_trouble(error: BaseException | None) -> str | None:
     return None
 
 
-def _show(model: CycleGAN, batch: dict, score: float, step: int) -> None:
-    tf.summary.scalar("validation/score", score, step)
-    _sample_slices(model, batch, step)
+def _show(run: Run, validating: Validation, seen: dict, step: int) -> dict:
+    """Show what the networks make of the fixed volumes; returns what the checkpoint says about it."""
+    score = validation.score(seen)
+    board.scalars("validation", {"score": score}, step)
+    board.validation(seen, validating.sources, run, step)
+    return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
 
 
 def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> float:
@@ -266,7 +291,7 @@ def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> f
     return min(1.0, max(step / steps, by_time))
 
 
-def _take_step(model: CycleGAN, batch: dict, fraction: float) -> dict:
+def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dict]:
     """The kind of step that this part of the run asks for."""
     config = model.config
     if not (config.lambda_pair > 0 and fraction < config.warmup):
@@ -276,33 +301,38 @@ def _take_step(model: CycleGAN, batch: dict, fraction: float) -> dict:
     return model.warmup_step(batch, discriminators=adversarial_phase and soon)
 
 
-def _finite(terms: dict, step: int, run: Run) -> dict:
-    values = {name: float(value) for name, value in terms.items()}
+def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, float]:
+    """Losses, which must be finite, and measures, which need not, by TensorBoard's tags.
+
+    Raises:
+        NotFiniteError: a loss is not finite.
+    """
+    values = {name: float(value) for name, value in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
             kept = run.checkpoints
             where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
             raise NotFiniteError(f"The loss {name} is {value} at step {step}; {where}. Try a smaller learning_rate.")
-    return values
+    return {f"loss/{k}": v for k, v in values.items()} | {f"measure/{k}": float(v) for k, v in measures.items()}
 
 
-def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar, waited: float) -> None:
-    names = sorted({name for terms in recent for name in terms})
-    means = {n: float(np.mean([terms[n] for terms in recent if n in terms])) for n in names}
-    for name, value in means.items():
-        tf.summary.scalar(f"loss/{name}", value, step)
-    tf.summary.scalar("speed/input_seconds", waited / len(recent), step)
+def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -> dict[str, float]:
+    """Tell the means of the last steps; returns them by name."""
+    means = {}
+    for tag in sorted({tag for values in recent for tag in values}):
+        values = [row[tag] for row in recent if tag in row]
+        # a norm is infinite where float16 overflowed; losses are finite
+        room, _, name = tag.partition("/")
+        means[name] = float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
+        board.scalars(room, {name: means[name]}, step)
     journal.add({"step": step, "seconds": round(seconds, 2), **means})
     shown = [n for n in ("pair_a2b", "pair_b2a", "cycle_aba", "cycle_bab") if n in means]
     bar.set_postfix({n: f"{means[n]:.3f}" for n in shown})
+    return means
 
 
-def _sample_slices(model: CycleGAN, batch: dict, step: int) -> None:
-    """The middle sagittal slice of input, translation and cycle to TensorBoard, superior up and anterior left."""
-    for source, target in (("a", "b"), ("b", "a")):
-        real = batch[f"real_{source}"][:1]
-        fake = model.translators[f"{source}2{target}"](real, training=False)
-        cycled = model.translators[f"{target}2{source}"](fake, training=False)
-        middle = real.shape[1] // 2
-        rows = [tf.cast(v, tf.float32)[:, middle, ::-1, ::-1] for v in (real, fake, cycled)]
-        tf.summary.image(f"real_{source}, fake_{target}, cycled_{source}", (tf.concat(rows, 2) + 1) / 2, step)
+def _speed(config: Config, steps: int, seconds: float, waited: float) -> dict[str, float]:
+    """Of so many steps: without checkpoints and what belongs to them."""
+    rate = steps / seconds
+    voxels = 2 * config.batch_size * math.prod(config.patch_shape)  # of both domains
+    return {"steps_per_second": rate, "voxels_per_second": rate * voxels, "input_seconds": waited / steps}

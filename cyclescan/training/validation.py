@@ -1,7 +1,7 @@
 """How good the networks look without paired truth; the "best" checkpoint is the one with the lowest score.
 
 For each direction, `SOURCES` volumes are translated (of the validation split, and of training where it has fewer) and
-compared with `TARGETS` training volumes of the other domain; no volume is ever compared with another one of its subject.
+compared with `TARGETS` training volumes of the other domain, all together: which of them belong together is not used.
 
 * distance: how far the translations are from real volumes, place by place. In each cell of about `CELL_MM` it is the
   Wasserstein distance between the values that translations and real volumes have there; the mean is over the cells.
@@ -28,7 +28,8 @@ import numpy as np
 from cyclescan import records
 from cyclescan.config import Config
 from cyclescan.evaluation.metrics import nmi
-from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.files import read_json
+from cyclescan.training.checkpoints import DIRECTIONS, Run
 
 SOURCES = 6
 TARGETS = 24
@@ -127,8 +128,24 @@ class Validation:
 
 
 def score(seen: Mapping[str, Seen]) -> float:
-    """One number for a checkpoint, which has both directions: the geometric mean of their scores."""
+    """One number for a checkpoint, which holds both directions: the geometric mean of their scores."""
     return math.prod(s.measures["score"] for s in seen.values()) ** (1 / len(seen))
+
+
+def stalled(run: Run) -> bool:
+    """Whether the last `run.patience` checkpoints were no better than the best before them.
+
+    Checkpoints of the warm-up do not count, unless it is the whole run: the schedule has yet to come to what the run
+    is for. Nor do those that only a signal caused.
+    """
+    config = run.config
+    begin = config.warmup if config.lambda_pair > 0 and config.warmup < 1 else 0.0
+    scores = []
+    for path in run.checkpoints.values():
+        facts = read_json(path / "checkpoint.json")
+        if facts.get("score") is not None and not facts.get("unplanned") and facts.get("progress", 0.0) >= begin:
+            scores.append(facts["score"])
+    return 0 < run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
 
 
 class _Real:
@@ -147,7 +164,9 @@ class _Real:
 
 def _read(data: Path, splits: Sequence[str], domain: str, count: int) -> list[records.Record]:
     """The first `count` records of a domain, from the first split on."""
-    entries = [e for split in splits if records.shards(data / split, domain) for e in records.entries(data, split, domain)]
+    entries = [
+        e for split in splits if records.shards(data / split, domain) for e in records.entries(data, split, domain)
+    ]
     return [records.decode(records.read_at(*entry)) for entry in itertools.islice(entries, count)]
 
 

@@ -1,5 +1,6 @@
 """What is written for TensorBoard, read back."""
 
+import contextlib
 import logging
 
 import numpy as np
@@ -21,11 +22,10 @@ def values(events, tag):
 
 
 def test_planes_lie_as_a_radiologist_sees_them():
-    """One bright voxel at the right, superior, anterior corner of the middle planes."""
     volume = np.full((3, 5, 7), -1.0)
-    volume[1, 4, 6] = 1.0  # middle in depth: top left of the sagittal plane
-    volume[0, 4, 3] = 0.5  # middle in width, the patient's left: top right of the coronal plane
-    volume[2, 2, 6] = 0.0  # middle in height, right and anterior: top left of the axial plane
+    volume[1, 4, 6] = 1.0  # middle in depth, superior and anterior: top left of the sagittal plane
+    volume[0, 4, 3] = 0.5  # middle in width, superior and left: top right of the coronal plane
+    volume[2, 2, 6] = 0.0  # middle in height, anterior and right: top left of the axial plane
     image = board.triplanar([volume], (1.0, 1.0, 1.0))
     assert image.shape == (5 + 5 + 7 + 2 * board.GAP, 7)
     coronal, axial = 5 + board.GAP, 10 + 2 * board.GAP
@@ -52,50 +52,54 @@ def test_what_is_written_can_be_read_back(tmp_path):
         board.scalars("loss", {"cycle_aba": 0.25, "lost": float("nan"), "large": float("inf")}, 10)
         board.scalars("loss", {"cycle_aba": 0.125}, 20)
         board.picture("a2b", volumes, (2.0, 1.0, 1.0), 20)
-        board.histograms({"real_a": np.array([-1.0, -1.0, 0.5, 1.0])}, 20)
     events = written(tmp_path)
-    assert set(events.Tags()["tensors"]) == {"loss/cycle_aba", "a2b", "intensity/real_a"}
+    assert set(events.Tags()["tensors"]) == {"loss/cycle_aba", "a2b"}
     assert values(events, "loss/cycle_aba") == {10: 0.25, 20: 0.125}
     width, height, png = values(events, "a2b")[20]
     expected = board.triplanar(list(volumes.values()), (2.0, 1.0, 1.0))
     assert (int(height), int(width)) == expected.shape
-    shown = tf.image.decode_png(png).numpy()[..., 0]
-    np.testing.assert_allclose(shown, 255 * expected, atol=1)
+    np.testing.assert_allclose(tf.image.decode_png(png).numpy()[..., 0], 255 * expected, atol=1)
     assert events.SummaryMetadata("a2b").summary_description == "ciss | to dess"
-    low, high, counts = values(events, "intensity/real_a")[20].T
-    assert (low[0], high[-1], counts.sum(), counts[0], counts[-1]) == (-1.0, 1.0, 4, 2, 1)
+
+
+def events_of_trace(folder):
+    """Names of the events in the trace below `folder`, and the numbers of its steps."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (path,) = (folder / "plugins" / "profile").glob("*/*.xplane.pb")
+    names, steps = set(), set()
+    for part in xplane_pb2.XSpace.FromString(path.read_bytes()).planes:
+        statistics = {key: value.name for key, value in part.stat_metadata.items()}
+        for event in (event for line in part.lines for event in line.events):
+            name = part.event_metadata[event.metadata_id].name
+            names.add(name)
+            if name == "step":
+                steps |= {s.int64_value for s in event.stats if statistics[s.metadata_id] == "step_num"}
+    return names, steps
 
 
 @pytest.mark.parametrize(("last", "expected"), [(40, (11, 15)), (8, (4, 8)), (3, (1, 3))])
 def test_a_trace_holds_the_steps_it_names(tmp_path, caplog, last, expected):
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    product = tf.function(lambda x: tf.matmul(x, x, name="watched_product"))
-    trace = board.Trace(tmp_path, 1, last)
-    with caplog.at_level(logging.INFO):
+    product = tf.function(lambda x: tf.matmul(x, x))
+    with caplog.at_level(logging.INFO), board.traced(tmp_path, 1, last) as traced:
         for step in range(1, last + 1):
-            with trace.step(step):
+            with traced(step):
                 product(tf.ones((8, 8))).numpy()
-        trace.stop(last)
     assert f"trace of steps {expected[0]} to {expected[1]}: {tmp_path}" in caplog.text
-    (path,) = (tmp_path / "plugins" / "profile").glob("*/*.xplane.pb")
-    space = xplane_pb2.XSpace.FromString(path.read_bytes())
-    names, steps = set(), set()
-    for space_plane in space.planes:
-        statistics = {key: value.name for key, value in space_plane.stat_metadata.items()}
-        for line in space_plane.lines:
-            for event in line.events:
-                name = space_plane.event_metadata[event.metadata_id].name
-                names.add(name)
-                if name == "step":
-                    steps |= {s.int64_value for s in event.stats if statistics[s.metadata_id] == "step_num"}
+    names, steps = events_of_trace(tmp_path)
     assert steps == set(range(expected[0], expected[1] + 1))
-    assert any("MatMul" in name or "watched_product" in name for name in names)
+    assert any("MatMul" in name for name in names)
+
+
+def test_no_trace_unless_wanted(tmp_path):
+    with board.traced(tmp_path, 1, 5, wanted=False) as traced, traced(1):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_step_that_fails_leaves_no_profiler_behind(tmp_path):
-    trace = board.Trace(tmp_path, 1, 3)
-    with pytest.raises(ZeroDivisionError), trace.step(1):
+    with contextlib.suppress(ZeroDivisionError), board.traced(tmp_path / "first", 1, 3) as traced, traced(1):
         raise ZeroDivisionError
-    tf.profiler.experimental.start(str(tmp_path / "again"))
-    tf.profiler.experimental.stop()
+    with board.traced(tmp_path / "second", 1, 1) as traced, traced(1):
+        tf.ones(3).numpy()
+    assert events_of_trace(tmp_path / "second")[1] == {1}
