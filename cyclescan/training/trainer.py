@@ -159,8 +159,7 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
             with traced(step):
                 batch = next(batches)
                 waited += time.monotonic() - before
-                taken = _take_step(model, batch, fraction)
-                losses, measures = taken if isinstance(taken, tuple) else (taken, {})  # until the step gives measures
+                losses, measures = _take_step(model, batch, fraction)
                 recent.append(_tagged(losses, measures, step, run))
             busy += time.monotonic() - before
             bar.update()
