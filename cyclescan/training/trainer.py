@@ -160,7 +160,7 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop) 
                 if on_checkpoint:
                     on_checkpoint(step, model)
         if stop.signal is not None and step > saved:
-            save({})
+            save({"unplanned": True})
     if stop.signal is not None:
         over = step == config.steps or out_of_time
         what = "is complete" if over else "is saved; continue it with --resume"
