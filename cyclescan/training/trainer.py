@@ -181,7 +181,7 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
         if stalled:
             log.info("stopped at step %d: %d checkpoints had no better score; --weights best", step, run.patience)
         if stop.signal is not None and step > saved:
-            save({})
+            save({"unplanned": True})
     if stop.signal is not None:
         over = step == config.steps or out_of_time or stalled
         what = "is complete" if over else "is saved; continue it with --resume"
