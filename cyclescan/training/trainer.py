@@ -141,11 +141,14 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
 
         def validate() -> dict:
             # a machine that is taken back leaves half a minute; a resumed run makes up for the score
-            seen = stop.unless_asked(lambda: validating.look(model.translators))
-            if seen is None:
+            found = stop.unless_asked(lambda: _scored(validating.look(model.translators)))
+            if found is None:
                 return {"score": None}
+            seen, score = found
             health.look_at_checkpoint(step, seen)
-            return _show(run, validating, seen, step)
+            board.scalars("validation", {"score": score}, step)
+            board.validation(seen, validating.sources, run, step)
+            return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
 
         if unscored:
             checkpoints.add_facts(run.checkpoints[first], validate())
@@ -276,12 +279,8 @@ def _disk_trouble(error: BaseException | None) -> str | None:
     return None
 
 
-def _show(run: Run, validating: Validation, seen: dict, step: int) -> dict:
-    """Show what the networks make of the fixed volumes; returns what the checkpoint says about it."""
-    score = validation.score(seen)
-    board.scalars("validation", {"score": score}, step)
-    board.validation(seen, validating.sources, run, step)
-    return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
+def _scored(seen: dict) -> tuple[dict, float]:
+    return seen, validation.score(seen)
 
 
 def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> float:

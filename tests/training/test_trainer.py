@@ -20,10 +20,8 @@ def final_weights(run):
     model = CycleGAN(run.config, 0)
     checkpoints.restore(checkpoints.find(run), model.state(), run.config)
     variables = [
-        *model.generator_variables,
-        *model.discriminator_variables,
-        *model.generator_optimizer.variables,
-        *model.discriminator_optimizer.variables,
+        *(variable for variables in model.trained.values() for variable in variables),
+        *(variable for optimizer in model.optimizers.values() for variable in optimizer.variables),
         model.pools["a"].patches,
         model.pools["b"].filled,
     ]
