@@ -32,7 +32,8 @@ def main() -> None:
     demo = read_json(arguments.demo / "metrics.json")
     run = checkpoints.read_run(arguments.demo / "run")
     with tempfile.TemporaryDirectory() as folder:
-        true_pairs = _with_true_pairs(arguments.demo, Path(folder), run.seed)
+        demo_records = arguments.demo / "records"
+        true_pairs = with_true_pairs(arguments.demo / "scans", demo_records, Path(folder) / "records", run.seed)
         config = dataclasses.replace(run.config, warmup=1.0, steps=arguments.steps or run.config.steps)
         bound = trainer.train(true_pairs, Path(folder) / "run", config, preset=run.preset, seed=run.seed)
         translators = {d: Translator.load(bound.path, d) for d in DIRECTIONS}
@@ -47,16 +48,22 @@ def main() -> None:
             print(f"  share of the distance in {measure.upper()}: {(got - start) / (end - start):.0%}")
 
 
-def _with_true_pairs(demo: Path, folder: Path, seed: int) -> Path:
-    """A copy of the demo's records whose pairs are the two contrasts of one subject."""
-    info = records.read_info(demo / "records")
-    both = folder / "both"
+def with_true_pairs(scans: Path, folder: Path, copy: Path, seed: int) -> Path:
+    """A copy of records whose pairs are the two contrasts of one subject.
+
+    Args:
+        scans: folder with the scans of all subjects, in one folder for each domain by its name.
+        folder: the records, made from them.
+        copy: a new folder.
+        seed: with which the records were built.
+    """
+    info = records.read_info(folder)
     counts = [len({s for d in "ab" for s in info["splits"][split][d]}) for split in ("train", "val", "test")]
-    scans = {d: (about["name"], demo / "scans" / about["name"]) for d, about in info["domains"].items()}
-    build(scans["a"], scans["b"], both, split=counts, seed=seed)
-    copy = folder / "records"
-    shutil.copytree(demo / "records", copy, ignore=shutil.ignore_patterns("pairs"))
-    truth = {d: {r.subject: r for r in _read(both, d)} for d in ("a", "b")}
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("pairs"))
+    with tempfile.TemporaryDirectory(dir=copy.parent) as both:
+        domains = {d: (about["name"], scans / about["name"]) for d, about in info["domains"].items()}
+        build(domains["a"], domains["b"], Path(both) / "records", split=counts, seed=seed)
+        truth = {d: {r.subject: r for r in _read(Path(both) / "records", d)} for d in ("a", "b")}
     for domain, other in (("a", "b"), ("b", "a")):
         pairs = [
             dataclasses.replace(r, partner=truth[other][r.subject].voxels, partner_subject=r.subject)

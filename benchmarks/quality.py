@@ -1,0 +1,259 @@
+"""How good translations become in a given time: the default recipe, the seed, the second report and the paired bound.
+
+    python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full]
+
+Makes digital knees in WORK (24 training subjects for each contrast, none in both, and 10 test subjects that have both;
+32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
+translations of the test subjects against their paired truth after a quarter, a half and all of the time. What a method
+needs beforehand, such as registration, is part of its time. A run that is cut off continues: give it the same command.
+--full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method.
+
+Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*; methods that were not run are
+missing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.demo_bound import with_true_pairs
+from cyclescan.config import Config
+from cyclescan.evaluation.paired import evaluate_on_records
+from cyclescan.files import read_json, replacing, write_json, write_text
+from cyclescan.inference.translator import Translator
+from cyclescan.presets import preset
+from cyclescan.training import trainer
+from cyclescan.training.checkpoints import DIRECTIONS
+from data_prep import pairing
+from data_prep.build import build
+from data_prep.phantom import write_cohort
+
+log = logging.getLogger(__name__)
+
+RESULTS = Path(__file__).parent / "results"
+MEASURES = ("psnr", "ssim", "mae", "nmi", "kl_histogram")
+BASELINES = ("identity", "histogram_matching")
+ENDLESS = 10**6  # steps; the time ends a run
+# the seed's networks as wide as makes their step cost what ours does (operations; benchmarks.step measures both)
+NARROW = ["generator_filters=28", "generator_max_filters=224", "discriminator_filters=28"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        preset: the recipe.
+        settings: changes of it.
+        pairs: which pairs it may use: "" for none, "registered", or "true" for the bound.
+        seeds: how many runs are made of it.
+    """
+
+    preset: str
+    settings: tuple[str, ...] = ()
+    pairs: str = ""
+    seeds: int = 1
+
+    def config(self, shape: tuple[int, ...]) -> Config:
+        patch = "patch_shape=" + ",".join(map(str, shape))
+        return preset(self.preset).with_settings([patch, f"steps={ENDLESS}", *self.settings])
+
+
+METHODS = {
+    "cyclescan": Method("cyclescan"),
+    "cyclescan_narrow": Method("cyclescan", tuple(NARROW)),
+    "gradient_consistency": Method("gradient_consistency"),
+    "default": Method("demo", pairs="registered", seeds=3),
+    "paired": Method("demo", ("warmup=1.0",), pairs="true"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Subjects of each contrast, test subjects, voxels of a scan and minutes of a run."""
+
+    subjects: int = 24
+    test: int = 10
+    shape: tuple[int, int, int] = (32, 64, 64)
+    minutes: float = 20.0
+    seeds: int | None = None
+
+    def seeds_of(self, method: Method) -> int:
+        return self.seeds or method.seeds
+
+
+FULL = Size(subjects=40, shape=(64, 128, 128), minutes=60.0, seeds=3)
+
+
+def prepare(work: Path, size: Size) -> dict:
+    """Knees, records and both kinds of pairs; returns where they are and the seconds that the registration took."""
+    about = work / "prepared.json"
+    if about.exists():
+        found = read_json(about)
+        if found["size"] != _plain(size):
+            raise SystemExit(f"{work} was made for {found['size']}; choose another folder.")
+        return found
+    scans, records = work / "scans", work / "records"
+    if not scans.exists():
+        write_cohort(scans, 2 * size.subjects + size.test, shape=size.shape, seed=0, workers=2)
+    domains = {"a": ("ciss", scans / "ciss"), "b": ("dess", scans / "dess")}
+    if not (records / "dataset.json").exists():
+        build(**domains, out=records, split=(2 * size.subjects, 0, size.test), disjoint=True, seed=0, workers=2)
+    began = time.monotonic()
+    pairing.pair(records, per_volume=min(pairing.PER_VOLUME, size.subjects), workers=2, seed=0)
+    registration = time.monotonic() - began
+    true = with_true_pairs(scans, records, work / "true_pairs", seed=0)
+    found = {
+        "size": _plain(size),
+        "records": {"": str(records), "registered": str(records), "true": str(true)},
+        "seconds": {"": 0.0, "registered": registration, "true": 0.0},
+    }
+    write_json(about, found)
+    return found
+
+
+def _plain(size: Size) -> dict:
+    return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape)}
+
+
+def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
+    """Train one method and measure it at each time; what is done already is not done again."""
+    method = METHODS[name]
+    folder = work / "runs" / f"{name}-{size.minutes:g}min-{seed}"
+    done = folder / "quality.json"
+    if done.exists():
+        return read_json(done)
+    records, before = Path(prepared["records"][method.pairs]), prepared["seconds"][method.pairs]
+    times = [size.minutes * share for share in (0.25, 0.5, 1.0)]
+    trained = trainer.train(
+        records,
+        folder,
+        method.config(size.shape),
+        preset=method.preset,
+        seed=seed,
+        minutes=size.minutes - before / 60,
+        checkpoint_every=ENDLESS,
+        checkpoint_at=[minutes - before / 60 for minutes in times[:-1]],
+        resume=(folder / "config.json").exists(),
+        keep_states=1,
+    )
+    steps = sorted(trained.checkpoints)[-len(times) :]
+    snapshots = []
+    for minutes, step in zip(times, steps, strict=True):
+        translators = {d: Translator.load(folder, d, weights=step) for d in DIRECTIONS}
+        metrics, _, _ = evaluate_on_records(translators, records)
+        rows = {d: _row(metrics[d]["translated"]) for d in DIRECTIONS}
+        snapshots.append({"minutes": minutes, "step": step, **rows})
+    result = {"method": name, "seed": seed, "registration_seconds": before, "snapshots": snapshots}
+    result["baselines"] = {b: {d: _row(metrics[d][b]) for d in DIRECTIONS} for b in BASELINES}
+    write_json(done, result)
+    return result
+
+
+def _row(metrics: dict) -> dict:
+    return {m: {"mean": metrics[m], "sd": metrics["sd"][m]} for m in MEASURES}
+
+
+def report(results: list[dict], size: Size, name: str) -> None:
+    """Table, plot and JSON of what there is."""
+    table = ["# Quality against time", "", *_about(size), ""]
+    for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
+        table += [f"## {title}", "", "| method | seed | minutes | steps | PSNR dB | SSIM | MAE | NMI | KL nats |"]
+        table += ["|---|---|---|---|---|---|---|---|---|"]
+        for baseline in BASELINES:
+            row = results[0]["baselines"][baseline][direction]
+            table.append(f"| {baseline.replace('_', ' ')} | | | | {_cells(row)} |")
+        for result in results:
+            for snapshot in result["snapshots"]:
+                about = f"{result['method']} | {result['seed']} | {snapshot['minutes']:g} | {snapshot['step']}"
+                table.append(f"| {about} | {_cells(snapshot[direction])} |")
+        table += ["", *_shares(results, direction), ""]
+    write_json(RESULTS / f"{name}.json", {"size": dataclasses.asdict(size), "results": results})
+    write_text(RESULTS / f"{name}.md", "\n".join(table))
+    _plot(results, RESULTS / f"{name}.png")
+
+
+def _about(size: Size) -> list[str]:
+    return [
+        f"`python -m benchmarks.quality`, {size.minutes:g} minutes each, registration and all else included, on "
+        f"{platform.machine()} with two cores. {size.subjects} training subjects for each contrast, none in both, "
+        f"{'x'.join(map(str, size.shape))} voxels. Against the paired truth of {size.test} test subjects, intensities "
+        "on [-1, 1]: mean (SD over subjects).",
+    ]
+
+
+def _cells(row: dict) -> str:
+    digits = {"psnr": 2}
+    return " | ".join(f"{row[m]['mean']:.{digits.get(m, 3)}f} ({row[m]['sd']:.{digits.get(m, 3)}f})" for m in MEASURES)
+
+
+def _shares(results: list[dict], direction: str) -> list[str]:
+    """How much of the distance from histogram matching to the paired bound the last snapshots cover."""
+    bounds = [r["snapshots"][-1][direction] for r in results if r["method"] == "paired"]
+    if not bounds:
+        return []
+    lines = []
+    for name in dict.fromkeys(r["method"] for r in results if r["method"] != "paired"):
+        ends = [r["snapshots"][-1][direction] for r in results if r["method"] == name]
+        parts = []
+        for measure in ("psnr", "ssim"):
+            start = results[0]["baselines"]["histogram_matching"][direction][measure]["mean"]
+            bound = float(np.median([b[measure]["mean"] for b in bounds]))
+            got = float(np.median([end[measure]["mean"] for end in ends]))
+            parts.append(f"{(got - start) / (bound - start):.0%} in {measure.upper()}")
+        lines.append(f"- {name}: {', '.join(parts)} of the way from histogram matching to the paired bound")
+    return [*lines, "", "(medians over seeds)"]
+
+
+def _plot(results: list[dict], path: Path) -> None:
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    names = list(dict.fromkeys(r["method"] for r in results))
+    for column, (direction, title) in enumerate((("a2b", "CISS to DESS"), ("b2a", "DESS to CISS"))):
+        for row, (measure, label) in enumerate((("psnr", "PSNR (dB)"), ("ssim", "SSIM"))):
+            ax = axes[row][column]
+            for baseline, style in zip(BASELINES, (":", "--"), strict=True):
+                level = results[0]["baselines"][baseline][direction][measure]["mean"]
+                ax.axhline(level, color="grey", linestyle=style, label=baseline.replace("_", " "))
+            for result in results:
+                points = [(s["minutes"], s[direction][measure]["mean"]) for s in result["snapshots"]]
+                first = result["seed"] == 0
+                label_once = result["method"].replace("_", " ") if first else None
+                ax.plot(*zip(*points, strict=True), "o-", color=f"C{names.index(result['method'])}", label=label_once)
+            ax.set(title=title if row == 0 else None, ylabel=label, xlabel="minutes" if row else None)
+    axes[0][0].legend(fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder for knees, records and runs")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--minutes", type=float, default=None)
+    parser.add_argument("--full", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    size = FULL if arguments.full else Size()
+    if arguments.minutes is not None:
+        size = dataclasses.replace(size, minutes=arguments.minutes)
+    prepared = prepare(arguments.work, size)
+    results = []
+    for name in arguments.only:
+        for seed in range(size.seeds_of(METHODS[name])):
+            log.info("%s, seed %d: %g minutes", name, seed, size.minutes)
+            results.append(run(arguments.work, name, seed, size, prepared))
+            report(results, size, "quality_full" if arguments.full else "quality")
+
+
+if __name__ == "__main__":
+    main()
