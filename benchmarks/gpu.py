@@ -192,7 +192,9 @@ def one(name: str, settings: list[str], precision: str, measure: str) -> dict | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="+", default=["cyclescan", "knee"])
-    parser.add_argument("--precision", nargs="+", choices=list(SHORT), help="default: both of 16 bits; float32 on a CPU")
+    parser.add_argument(
+        "--precision", nargs="+", choices=list(SHORT), help="default: both of 16 bits; float32 on a CPU"
+    )
     parser.add_argument("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--out", type=Path, help="write the page here too")

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="folder made by `data_prep build`")
-    parser.add_argument("--run", required=True, help="folder for settings, checkpoints, TensorBoard and history")
+    parser.add_argument("--data", help="folder made by `data_prep build`")
+    parser.add_argument("--run", help="folder for settings, checkpoints, TensorBoard and history")
     names = ", ".join(PRESETS)
     parser.add_argument("--preset", default=None, help=f"recipe: {names} (default: knee, or that of the resumed run)")
     parser.add_argument(
@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")
     parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
     parser.add_argument("--resume", action="store_true", help="continue the run from its last checkpoint")
+    parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
+    parser.add_argument(
+        "--gpu-memory-gb",
+        type=float,
+        default=None,
+        metavar="GB",
+        help="with --plan: of which GPU; default: this machine's",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -39,19 +47,30 @@ def run(arguments: argparse.Namespace) -> int | None:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be positive.")
+    if arguments.gpu_memory_gb is not None and not arguments.plan:
+        raise InputError("--gpu-memory-gb is for --plan alone; training uses the memory that there is.")
+    for name in () if arguments.plan else ("data", "run"):
+        if getattr(arguments, name) is None:
+            raise InputError(f"--{name} is missing; only --plan does without.")
     # checked before TensorFlow is imported, which takes seconds
     chosen = preset(arguments.preset or "knee")
     settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
     chosen = chosen.with_settings(settings)
 
-    from cyclescan.training import checkpoints, trainer
+    from cyclescan.training import checkpoints, plan, trainer
 
+    if arguments.plan:
+        gigabytes = arguments.gpu_memory_gb
+        device = plan.present() if gigabytes is None else plan.gpu(gigabytes)
+        sys.stdout.write(plan.page(chosen, device))
+        return
     if arguments.resume:
         begun = checkpoints.read_run(arguments.run)
         base = preset(arguments.preset) if arguments.preset else begun.config
         chosen = base.with_settings(settings)
         if arguments.seed not in (None, begun.seed):
             raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
+    plan.warn(chosen)
     try:
         trained = trainer.train(
             arguments.data,
