@@ -70,7 +70,9 @@ def _transposed_convolution(layer: layers.Conv3DTranspose, volumes: tf.Tensor) -
     if math.prod(grid) > FEW_VOXELS or layer.padding != "same" or set(layer.dilation_rate) != {1}:
         return None
     weights = tf.reshape(tf.cast(layer.kernel.value, layer.compute_dtype), (-1, channels))
-    columns = tf.matmul(weights, tf.reshape(tf.cast(volumes, layer.compute_dtype), (-1, channels)), transpose_b=True)
+    columns = tf.matmul(
+        weights, tf.reshape(tf.cast(volumes, layer.compute_dtype), (-1, channels)), transpose_b=True
+    )
     columns = tf.reshape(columns, (*layer.kernel_size, layer.filters, batch, *grid))
     columns = tf.transpose(columns, (4, 5, 0, 6, 1, 7, 2, 3))
     taps = [n * k for n, k in zip(grid, layer.kernel_size, strict=True)]

@@ -18,8 +18,8 @@ from cyclescan.training.memory import Need, Networks, estimate
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-# Assumptions, not measured: the CUDA context takes 0.3 GiB, which leaves 14.6 of a T4's 16 GB (TensorFlow shows as much);
-# 1 GiB is for cuDNN's workspaces, copies in the layout that it likes, and gaps between allocations.
+# Assumptions, not measured: the CUDA context takes 0.3 GiB, which leaves about 14.6 GiB of a T4's 16 GB; 1 GiB is for
+# cuDNN's workspaces, copies in the layout that it likes, and gaps between allocations.
 GPU_RESERVE = 1.3 * GIB
 # What a process took beyond its tensors on a CPU: program, graphs, oneDNN (measured: 0.2 to 0.5 GiB).
 HOST_RESERVE = 0.5 * GIB
@@ -69,8 +69,8 @@ def gpu(gigabytes: float) -> Device:
     memory = gigabytes * 1e9 - GPU_RESERVE
     if not (math.isfinite(gigabytes) and memory > 0):
         raise InputError(
-            f"--gpu-memory-gb is {gigabytes:g}; it must be a number above {GPU_RESERVE / 1e9:.1f}, which is kept for CUDA "
-            "and cuDNN."
+            f"--gpu-memory-gb is {gigabytes:g}; it must be a number above {GPU_RESERVE / 1e9:.1f}, which is kept for "
+            "CUDA and cuDNN."
         )
     explanation = f"{gigabytes:g} GB less {GPU_RESERVE / GIB:.1f} GiB for CUDA and cuDNN, an assumption, not measured"
     return Device(f"a GPU of {gigabytes:g} GB", memory, explanation)
@@ -192,8 +192,8 @@ def _advice(choices: list[Choice], fitting: Choice | None, device: Device) -> li
     share = getattr(first, largest) / device.need(first)
     return [
         f"Recommended: --set {fitting.words}",
-        f"Why: as asked, the step needs {over:.2f} GiB too many, {100 * share:.0f} % of it {largest}; of what fits, this "
-        f"costs least ({fitting.cost}) and leaves {left:.2f} GiB.",
+        f"Why: as asked, the step needs {over:.2f} GiB too many, and {100 * share:.0f} % of its need is {largest}; of "
+        f"what fits, this costs least ({fitting.cost}), and {left:.2f} GiB are left.",
     ]
 
 

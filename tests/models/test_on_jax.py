@@ -39,6 +39,5 @@ def test_networks_gradients_and_losses_on_jax_equal_those_on_tensorflow(tmp_path
     assert done.returncode == 0, done.stderr
     made = np.load(tmp_path / "made.npz")
     assert sorted(made) == sorted(expected)
-    for key, value in expected.items():
-        value = np.asarray(value)
+    for key, value in {key: np.asarray(value) for key, value in expected.items()}.items():
         np.testing.assert_allclose(made[key], value, atol=1e-4 * max(1.0, np.abs(value).max()), err_msg=key)
