@@ -70,7 +70,6 @@ def run(arguments: argparse.Namespace) -> int | None:
         chosen = base.with_settings(settings)
         if arguments.seed not in (None, begun.seed):
             raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
-    plan.warn(chosen)
     try:
         trained = trainer.train(
             arguments.data,

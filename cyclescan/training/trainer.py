@@ -17,7 +17,7 @@ from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing
-from cyclescan.training import checkpoints, schedules, validation
+from cyclescan.training import checkpoints, plan, schedules, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
 
@@ -62,6 +62,7 @@ def train(
     info = records.read_info(data)
     run = _open_run(folder, data, info, config, preset, seed, resume)
     _check_patch(data, config)
+    plan.warn(config)
     model = CycleGAN(config, run.seed)
     state = model.state()
     elapsed = 0.0
