@@ -174,7 +174,7 @@ def row(measure: str, figures: dict | str) -> str:
         return f"| {measure} | {figures} | | | | | |"
     rate = figures["operations"] / figures["seconds"]
     share = f"{100 * rate / figures['peak']:.0f} %" + ("" if figures["finite"] else ", result not finite")
-    cells = [f"{figures['operations'] / 1e9:.1f}", f"{1000 * figures['seconds']:.1f}", f"{rate / 1e12:.2f}", share]
+    cells = [f"{figures['operations'] / 1e9:.1f}", f"{1000 * figures['seconds']:.1f}", f"{rate / 1e9:.0f}", share]
     return f"| {measure} | {' | '.join([*cells, gib(figures['planned']), gib(figures['memory'])])} |"
 
 
@@ -218,7 +218,7 @@ def main() -> None:
         for precision in arguments.precision or (["mixed_float16", "mixed_bfloat16"] if on_gpu else ["float32"]):
             size = f"{config.batch_size} x {' x '.join(map(str, config.patch_shape))}"
             head = [f"## {chosen}, {size}, {SHORT[precision]}", ""]
-            head += ["| | GFLOP | ms | TFLOP/s | of the peak | GiB planned | GiB at peak |"]
+            head += ["| | GFLOP | ms | GFLOP/s | of the peak | GiB planned | GiB at peak |"]
             head += ["|---|---|---|---|---|---|---|"]
             print("\n".join(head), flush=True)
             lines += head
@@ -229,7 +229,7 @@ def main() -> None:
                 lines.append(row(measure, figures))
                 print(lines[-1], flush=True)
             if tops:
-                lines += ["", f"Peak: {max(tops) / 1e12:.2f} TFLOP/s (matrix product, best of {len(tops)}).", ""]
+                lines += ["", f"Peak: {max(tops) / 1e9:.0f} GFLOP/s (matrix product, best of {len(tops)}).", ""]
                 print("\n".join(lines[-3:]), flush=True)
     if arguments.out:
         arguments.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
