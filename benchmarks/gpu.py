@@ -49,17 +49,21 @@ def peak(dtype: str, edge: int) -> float:
 
 
 class Networks:
-    """One generator and one discriminator for each direction, as functions of their weights."""
+    """The networks of one measure as functions of their weights: generators "a2b", "b2a", discriminators "a", "b"."""
 
-    def __init__(self, config):
+    def __init__(self, config, measure: str):
         import keras
 
         from cyclescan.models import build_discriminator, build_generator
 
         keras.config.set_dtype_policy(config.precision)
         self.config = config
-        self.models = {"a2b": build_generator(config, "a2b", 0), "b2a": build_generator(config, "b2a", 1)}
-        self.models |= {"a": build_discriminator(config, "a", 2), "b": build_discriminator(config, "b", 3)}
+        # none that is not measured: it would count in the memory
+        both = measure == "generator terms"
+        generators = ("a2b", "b2a") if both else ("a2b",) if measure.startswith("generator") else ()
+        discriminators = ("a", "b") if both else ("a",) if measure.startswith("discriminator") else ()
+        self.models = {name: build_generator(config, name, seed) for seed, name in enumerate(generators)}
+        self.models |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
 
     def weights(self, *names: str) -> dict:
         """What a gradient is taken to."""
@@ -114,20 +118,22 @@ def prepared(networks: Networks, measure: str):
     shape = (config.batch_size, *config.patch_shape, 1)
     rng = np.random.default_rng(0)
     batch = {key: jax.numpy.asarray(np.tanh(rng.normal(size=shape)), "float32") for key in ("real_a", "real_b")}
-    generator, discriminator = (2.0 * convolution_macs(networks.models[n], shape) for n in ("a2b", "a"))
+    # of one pass
+    forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in networks.models.items()}
     if measure == "generator terms":
         passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
-        operations = 3 * passes * generator + 2 * 2 * discriminator * bool(config.lambda_adversarial)
+        judging = 2 * 2 * bool(config.lambda_adversarial)
+        operations = 3 * passes * forward_operations["a2b"] + judging * forward_operations["a"]
         arguments = (networks.weights("a2b", "b2a"), networks.weights("a", "b"), batch)
         return jax.value_and_grad(networks.generator_terms), arguments, operations
     network, _, gradients = measure.partition(" and ")
-    name, operations = {"generator": ("a2b", generator), "discriminator": ("a", discriminator)}[network]
+    name = {"generator": "a2b", "discriminator": "a"}[network]
 
     def forward(weights, volumes):
         return networks.forward(name, weights, volumes)
 
     function = jax.value_and_grad(forward) if gradients else forward
-    return function, (networks.weights(name), batch), operations * (3 if gradients else 1)
+    return function, (networks.weights(name), batch), forward_operations[name] * (3 if gradients else 1)
 
 
 def measured(config, measure: str) -> dict:
@@ -136,7 +142,7 @@ def measured(config, measure: str) -> dict:
 
     on_gpu = jax.default_backend() != "cpu"
     top = peak(SHORT[config.precision], 8192 if on_gpu else 2048)
-    function, arguments, operations = prepared(Networks(config), measure)
+    function, arguments, operations = prepared(Networks(config, measure), measure)
     compiled = jax.jit(function).lower(*arguments).compile()
     result = compiled(*arguments)
     finite = all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(result))

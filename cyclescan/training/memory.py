@@ -19,7 +19,7 @@ from cyclescan.training import kernels
 FLOAT32, FLOAT16 = 4, 2
 FIRST_LEVEL = 3  # calls: convolution, norm, activation
 # How many gradients of activations are alive where one would do: TensorFlow takes up what is ready, also of other
-# branches. With this figure the estimates of ten settings lay from 11 % below to 5 % above the measured peaks.
+# branches. With this figure the estimates of eleven settings lay from 11 % below to 5 % above the measured peaks.
 IN_FLIGHT = 1.5
 
 
