@@ -36,7 +36,7 @@ from cyclescan.presets import preset
 
 MEASURES = ("generator", "generator and gradients", "discriminator", "discriminator and gradients", "generator terms")
 SHORT = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-LOSS_SCALE = 2.0**12  # or float16 gradients vanish; it costs nothing
+LOSS_SCALE = 2.0**7  # or float16 gradients vanish; it costs nothing
 
 
 def peak(dtype: str, edge: int) -> float:
