@@ -147,6 +147,8 @@ def stalled(run: Run) -> bool:
     Checkpoints of the warm-up do not count, unless it is the whole run: the schedule has yet to come to what the run
     is for. Nor do those that only a signal caused.
     """
+    if not run.patience:
+        return False
     config = run.config
     begin = config.warmup if config.lambda_pair > 0 and config.warmup < 1 else 0.0
     scores = []
@@ -154,7 +156,7 @@ def stalled(run: Run) -> bool:
         facts = read_json(path / "checkpoint.json")
         if facts.get("score") is not None and not facts.get("unplanned") and facts.get("progress", 0.0) >= begin:
             scores.append(facts["score"])
-    return 0 < run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
+    return run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
 
 
 class _Real:
