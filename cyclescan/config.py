@@ -10,6 +10,7 @@ from cyclescan.errors import InputError
 CHOICES = {
     "generator_upsampling": ("resize", "transposed"),
     "generator_normalization": ("instance", "none"),
+    "discriminator_normalization": ("instance", "spectral"),
     "adversarial_loss": ("bce", "least_squares"),
     "cycle_loss": ("l1", "l2"),
     "identity_loss": ("l1", "l2"),
@@ -44,6 +45,7 @@ class Config:
     discriminator_filters: int = 32
     discriminator_kernel: int = 4
     discriminator_dropout: float = 0.5
+    discriminator_normalization: str = "instance"  # or "spectral", for discriminators that learn too fast
     # losses
     adversarial_loss: str = "least_squares"
     lambda_adversarial: float = 1.0
@@ -52,6 +54,7 @@ class Config:
     identity_loss: str = "l1"
     lambda_identity: float = 0.0
     lambda_gradient_consistency: float = 0.0
+    lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, against discriminators that learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
     # schedule, as fractions of the run
     steps: int = 1000
@@ -63,6 +66,9 @@ class Config:
     pool_size: int = 50
     average_decay: float = 0.0  # translate with a running average of the generators' weights; 0 for the last weights
     precision: str = "float32"
+    # less memory for the same step: a batch in so many parts, generators computed again on the way back
+    accumulate: int = 1
+    rematerialize: bool = False
 
     def __post_init__(self):
         for key, allowed in CHOICES.items():
@@ -77,6 +83,10 @@ class Config:
         for key in ("batch_size", "steps", "generator_levels", "generator_filters", "discriminator_filters"):
             if getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must be at least 1.")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate is {self.accumulate}; it must divide the batch_size, which is {self.batch_size}."
+            )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.startswith("lambda_") and not 0 <= value < float("inf"):

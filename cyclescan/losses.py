@@ -41,6 +41,24 @@ def adversarial(logits, real: bool, kind: str):
     return ops.mean(ops.softplus(-logits if real else logits))
 
 
+def accuracy(real_logits, fake_logits, kind: str):
+    """The share of patches, half of them real, that a discriminator judges rightly; `kind` as in `adversarial`."""
+    threshold = 0.5 if kind == "least_squares" else 0.0
+    right = [_float32(_float32(real_logits) > threshold), _float32(_float32(fake_logits) <= threshold)]
+    return 0.5 * (ops.mean(right[0]) + ops.mean(right[1]))
+
+
+def r1(gradient, logits: int):
+    """Half the squared norm of a discriminator's gradient on real volumes (Mescheder et al. 2018).
+
+    Args:
+        gradient: of the sum of all logits to the real volumes, of their shape.
+        logits: how many those are. The square is divided by it, as each logit sees a patch of its own: so the term is
+            that of a patch, whatever the size of the volumes.
+    """
+    return 0.5 * ops.sum(ops.square(_float32(gradient))) / _float32(logits)
+
+
 def gradient_consistency(source, translated):
     """1 - GC, GC being the mean over the three axes of the correlation of the two gradient fields.
 

@@ -260,7 +260,7 @@ class _Evaluation:
             if len(node.parents) == 2:
                 start = 2 * low - (kernel - 1) // 2
                 inputs.append(self._around(node.parents[1], start, start + 2 * (high - low) + kernel - 1))
-            return _cut(layer.valid(*inputs, scale=scale), first - 2 * low, end - 2 * low)
+            return _cut(layer.valid(inputs, scale), first - 2 * low, end - 2 * low)
         stride = layer.strides[0]
         before = (kernel - stride) // 2  # as padding="same" puts in front of a grid that is a multiple of the stride
         if isinstance(layer, layers.Conv3DTranspose):

@@ -31,6 +31,7 @@ def build_discriminator(config, name: str, seed: int = 0):
         filters=config.discriminator_filters,
         kernel=config.discriminator_kernel,
         dropout=config.discriminator_dropout,
+        normalization=config.discriminator_normalization,
         seed=seed,
         name=name,
     )

@@ -43,8 +43,19 @@ def convolution(
     strides: int = 1,
     bias: bool = False,
     padding: str = "same",
+    spectral: bool = False,
 ):
-    """A 3-D convolution of a cubic kernel; without bias where a normalisation follows, which would remove it."""
-    return layers.Conv3D(
+    """A 3-D convolution of a cubic kernel; without bias where a normalisation follows, which would remove it.
+
+    `spectral` keeps the largest singular value of its kernel at 1 (Miyato et al. 2018).
+    """
+    layer = layers.Conv3D(
         filters, kernel, strides=strides, padding=padding, use_bias=bias, kernel_initializer=init(), name=name
-    )(x)
+    )
+    if not spectral:
+        return layer(x)
+    layer = layers.SpectralNormalization(layer, name=f"{name}_spectral")
+    result = layer(x)
+    # Keras begins the power iteration at random, without a seed
+    layer.vector_u.assign(keras.random.normal(layer.vector_u.shape, seed=init.next_seed()))
+    return result

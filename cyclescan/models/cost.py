@@ -10,6 +10,8 @@ import keras
 from cyclescan.models import upsampled_conv
 from cyclescan.models.upsampled_conv import UpsampledConv3D
 
+CONVOLUTIONS = (keras.layers.Conv3D, keras.layers.Conv3DTranspose, UpsampledConv3D)
+
 
 def convolution_macs(model: keras.Model, shape: Sequence[int]) -> int:
     """Multiply-accumulates of the convolutions of one forward pass.
@@ -23,10 +25,10 @@ def convolution_macs(model: keras.Model, shape: Sequence[int]) -> int:
     Norms, activations and padding are not counted. One training step costs about three times a forward pass: the
     gradients to inputs and to weights are as large each.
     """
-    convolutions = [la for la in model.layers if isinstance(la, (keras.layers.Conv3D, UpsampledConv3D))]
-    convolutions += [la for la in model.layers if isinstance(la, keras.layers.Conv3DTranspose)]
+    convolutions = {layer: getattr(layer, "layer", layer) for layer in model.layers}  # inside its normalisation
+    convolutions = {outer: inner for outer, inner in convolutions.items() if isinstance(inner, CONVOLUTIONS)}
     outputs = keras.Model(model.inputs, [la.output for la in convolutions]).compute_output_shape(tuple(shape))
-    each = zip(convolutions, outputs, strict=True)
+    each = zip(convolutions.values(), outputs, strict=True)
     return round(sum(_macs_a_voxel(la) * math.prod(output[:-1]) for la, output in each))
 
 
@@ -37,6 +39,6 @@ def _macs_a_voxel(layer) -> float:
     if isinstance(layer, keras.layers.Conv3DTranspose):
         return whole / math.prod(layer.strides)
     if isinstance(layer, UpsampledConv3D):
-        _, _, count = upsampled_conv.taps(edges[0])
-        return (count**3 * layer.coarse_channels + math.prod(edges) * (first - layer.coarse_channels)) * second
+        met = len(upsampled_conv.merging(edges[0])) // 2
+        return (met**3 * layer.coarse_channels + math.prod(edges) * (first - layer.coarse_channels)) * second
     return whole

@@ -15,6 +15,7 @@ def patchgan3d(
     filters: int = 64,
     kernel: int = 4,
     dropout: float = 0.5,
+    normalization: str = "instance",
     seed: int = 0,
     name: str = "discriminator",
 ) -> keras.Model:
@@ -24,18 +25,24 @@ def patchgan3d(
         levels: number of halvings; two convolutions of stride 1 follow.
         filters: channels after the first halving, doubled at each further convolution.
         kernel: edge of the convolution kernels in voxels.
-        dropout: rate after each normalisation.
+        dropout: rate after each normalised convolution.
+        normalization: "instance", of all but the first and the last convolution; or "spectral", of the kernels of all.
         seed: determines the initial weights and the dropout masks.
 
     The seed's discriminator is levels=3, filters=64, kernel=4: 11,048,705 parameters.
     """
     init = Initializers(seed)
 
+    spectral = normalization == "spectral"
+
     # --- layers ---
+    def convolve(x, channels, label, **options):
+        return convolution(x, channels, kernel, init, label, spectral=spectral, **options)
+
     def unit(x, channels, label, strides=2, norm=True):
         padding = "same" if strides == 2 else "valid"
-        x = convolution(x, channels, kernel, init, f"{label}_conv", strides=strides, padding=padding)
-        if norm:
+        x = convolve(x, channels, f"{label}_conv", strides=strides, padding=padding, bias=spectral)
+        if norm and not spectral:
             x = instance_norm(x, f"{label}_norm")
         if norm and dropout:
             x = layers.Dropout(dropout, seed=init.next_seed(), name=f"{label}_dropout")(x)
@@ -47,6 +54,6 @@ def patchgan3d(
     for level in range(2, levels + 1):
         x = unit(x, filters * 2 ** (level - 1), f"down{level}")
     x = unit(layers.ZeroPadding3D(1, name="pad_patch")(x), filters * 2**levels, "patch", strides=1)
-    x = convolution(layers.ZeroPadding3D(1, name="pad_logit")(x), 1, kernel, init, "logit", bias=True, padding="valid")
+    x = convolve(layers.ZeroPadding3D(1, name="pad_logit")(x), 1, "logit", bias=True, padding="valid")
     x = layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(image, x, name=name)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from cyclescan import losses
 from cyclescan.config import Config
 from cyclescan.models import build_discriminator, build_generator
+from cyclescan.training import kernels
+from cyclescan.training.adam import Adam
 from cyclescan.training.image_pool import ImagePool
 
 
@@ -18,6 +22,8 @@ class CycleGAN(tf.Module):
         generators: "a2b" and "b2a".
         translators: the generators to translate with: their running averages, or the generators themselves.
         discriminators: "a" and "b", each judging volumes of its domain.
+        trained: variables of the "generators" and of the "discriminators".
+        optimizers: of the same two.
         step: number of steps taken, int64.
     """
 
@@ -49,10 +55,12 @@ class CycleGAN(tf.Module):
             )
             for i, name in enumerate(("a", "b"))
         }
-        self.generator_variables = [v for g in self.generators.values() for v in g.trainable_variables]
-        self.discriminator_variables = [v for d in self.discriminators.values() for v in d.trainable_variables]
-        self.generator_optimizer = self._optimizer(self.generator_variables)
-        self.discriminator_optimizer = self._optimizer(self.discriminator_variables)
+        networks = {"generators": self.generators, "discriminators": self.discriminators}
+        self.trained = {
+            name: [v for network in group.values() for v in network.trainable_variables]
+            for name, group in networks.items()
+        }
+        self.optimizers = {name: self._optimizer(variables) for name, variables in self.trained.items()}
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     @property
@@ -64,8 +72,8 @@ class CycleGAN(tf.Module):
         """Everything that changes while training."""
         return tf.train.Checkpoint(
             step=self.step,
-            generator_optimizer=self.generator_optimizer,
-            discriminator_optimizer=self.discriminator_optimizer,
+            generator_optimizer=self.optimizers["generators"],
+            discriminator_optimizer=self.optimizers["discriminators"],
             # of the dropout; TensorFlow does not find Keras' seed generators by itself
             random_state=[v for d in self.discriminators.values() for v in d.non_trainable_variables],
             **{f"generator_{k}": v for k, v in self.generators.items()},
@@ -76,45 +84,100 @@ class CycleGAN(tf.Module):
 
     def set_learning_rate(self, rate: float) -> None:
         """Of both optimizers."""
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+        for optimizer in self.optimizers.values():
             optimizer.learning_rate = rate
 
     @tf.function
-    def warmup_step(self, batch: dict, discriminators: bool = False) -> dict:
-        """One step on the pair term alone. Returns the unweighted losses by name.
+    def warmup_step(self, batch: dict, discriminators: bool = False) -> tuple[dict, dict]:
+        """One step on the pair term alone; returns what `train_step` does.
 
         Args:
             batch: with pairs, see `dataset.batches`.
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """
-        with tf.GradientTape() as tape:
-            fakes, terms = {}, {}
-            for source, target in (("a", "b"), ("b", "a")):
-                fakes[target] = self.generators[f"{source}2{target}"](batch[f"real_{source}"], training=True)
-                terms[f"pair_{source}2{target}"] = losses.difference(
-                    fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
-                )
-            total = self.config.lambda_pair * tf.add_n(list(terms.values()))
-            scaled = self.generator_optimizer.scale_loss(total)
-        self._update_generators(tape, scaled)
-        if discriminators:
-            terms |= self._train_discriminators(batch, fakes)
-        self.step.assign_add(1)
-        return terms
+        return self._step(batch, self._pair_terms, discriminators)
 
     @tf.function
-    def train_step(self, batch: dict) -> dict:
-        """One step of generators, then discriminators. Returns the unweighted losses by name."""
-        with tf.GradientTape() as tape:
-            fakes, terms = self._generator_terms(batch)
-            total = tf.add_n([self._weights(name) * value for name, value in terms.items()])
-            scaled = self.generator_optimizer.scale_loss(total)
-        self._update_generators(tape, scaled)
-        if self.adversarial:
-            terms |= self._train_discriminators(batch, fakes)
+    def train_step(self, batch: dict) -> tuple[dict, dict]:
+        """One step of generators and discriminators, the latter on the volumes that the former made in it.
+
+        Returns:
+            losses: by name, unweighted.
+            measures: by name, what else tells how the training goes: norms of the gradients, how often each
+                discriminator is right, the loss scale. Unlike a loss, a norm is infinite where float16 overflows; such
+                a step changes the loss scale and nothing else.
+        """
+        return self._step(batch, self._generator_terms, self.adversarial)
+
+    def _step(self, batch: dict, generator_terms, discriminators: bool) -> tuple[dict, dict]:
+        gradients, terms, measures = self._in_parts(
+            batch, lambda part, number: self._gradients(part, number, generator_terms, discriminators)
+        )
+        for name, values in gradients.items():
+            measures |= self._apply(name, values)
+        self._average()
         self.step.assign_add(1)
-        return terms
+        return terms, measures
+
+    def _in_parts(self, batch: dict, compute):
+        """The mean of `compute(part, number)` over the parts of a batch, one after the other in memory."""
+        parts = self.config.accumulate
+        if parts == 1:
+            return compute(batch, 0)
+        batch = {key: tf.stack(tf.split(value, parts)) for key, value in batch.items()}
+
+        def part(number):
+            values = compute({key: value[number] for key, value in batch.items()}, number)
+            return tf.nest.map_structure(lambda value: value / parts, values)
+
+        def add(number, total):
+            return number + 1, tf.nest.map_structure(tf.add, total, part(number))
+
+        _, total = tf.while_loop(lambda number, _: number < parts, add, (1, part(0)), parallel_iterations=1)
+        return total
+
+    def _gradients(self, batch: dict, part: int | tf.Tensor, generator_terms, discriminators: bool):
+        """Scaled gradients of "generators" and "discriminators", losses and measures of one part of a batch."""
+        with tf.GradientTape() as tape:
+            fakes, terms = generator_terms(batch)
+            scaled = self._scaled("generators", terms)
+        gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
+        if discriminators:
+            pooled = {name: self.pools[name].exchange(fakes[name], self._draw(part)) for name in ("a", "b")}
+            with tf.GradientTape() as tape:
+                own, measures = self._discriminator_terms(batch, pooled)
+                scaled = self._scaled("discriminators", own)
+            gradients["discriminators"] = tape.gradient(scaled, self.trained["discriminators"])
+            terms |= own
+        return gradients, terms, measures
+
+    def _draw(self, part: int | tf.Tensor) -> tf.Tensor:
+        """A number that no other part of any step has."""
+        return self.step * self.config.accumulate + tf.cast(part, tf.int64)
+
+    def _scaled(self, name: str, terms: dict) -> tf.Tensor:
+        total = tf.add_n([self._weight(term) * value for term, value in terms.items()])
+        return self.optimizers[name].scale_loss(total)
+
+    def _apply(self, name: str, gradients: list) -> dict:
+        """Update the networks; measures the norm of all gradients together and the loss scale that they had."""
+        optimizer = self.optimizers[name]
+        scale = optimizer.scale_loss(tf.constant(1.0))
+        measures = {f"gradient_norm_{name}": tf.linalg.global_norm(gradients) / scale}
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            measures[f"loss_scale_{name}"] = scale
+        optimizer.apply(gradients, self.trained[name])
+        return measures
+
+    def _pair_terms(self, batch: dict) -> tuple[dict, dict]:
+        fakes, terms = {}, {}
+        for source, target in (("a", "b"), ("b", "a")):
+            fakes[target] = self._translate(f"{source}2{target}", batch[f"real_{source}"])
+            terms[f"pair_{source}2{target}"] = losses.difference(
+                fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
+            )
+        return fakes, terms
 
     def _generator_terms(self, batch: dict) -> tuple[dict, dict]:
         config, terms, fakes = self.config, {}, {}
@@ -125,7 +188,7 @@ class CycleGAN(tf.Module):
             if config.lambda_identity:
                 inputs.append(batch[f"real_{target}"])
             # one call for all that goes through the same weights: exact, since nothing mixes the batch
-            outputs = tf.split(self.generators[direction](tf.concat(inputs, 0), training=True), len(inputs))
+            outputs = tf.split(self._translate(direction, tf.concat(inputs, 0)), len(inputs))
             fakes[target] = outputs[0]
             if config.lambda_identity:
                 terms[f"identity_{target}"] = losses.difference(
@@ -138,52 +201,65 @@ class CycleGAN(tf.Module):
             if config.lambda_gradient_consistency:
                 terms[f"gradient_consistency_{direction}"] = losses.gradient_consistency(real, fakes[target])
             if self.adversarial:
-                logits = self.discriminators[target](fakes[target], training=True)
+                logits = kernels.forward(self.discriminators[target], fakes[target])
                 terms[f"adversarial_{direction}"] = losses.adversarial(logits, True, config.adversarial_loss)
         if config.lambda_cycle:
             for source, target in (("a", "b"), ("b", "a")):
-                cycled = self.generators[f"{target}2{source}"](fakes[target], training=True)
+                cycled = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
         return fakes, terms
 
-    def _weights(self, name: str) -> float:
+    def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:
+        translate = functools.partial(kernels.forward, self.generators[direction])
+        # only input and result are kept for the way back; generators have no dropout that could differ the second time
+        return (tf.recompute_grad(translate) if self.config.rematerialize else translate)(volumes)
+
+    def _discriminator_terms(self, batch: dict, fakes: dict) -> tuple[dict, dict]:
+        terms, measures = {}, {}
+        kind = self.config.adversarial_loss
+        for name, discriminator in self.discriminators.items():
+            real = batch[f"real_{name}"]
+            if self.config.lambda_r1:
+                # on a tape of its own: the term is a gradient, and the outer tape takes the gradient of that
+                with tf.GradientTape() as tape:
+                    tape.watch(real)
+                    real_logits = kernels.forward(discriminator, real)
+                terms[f"r1_{name}"] = losses.r1(tape.gradient(real_logits, real), tf.size(real_logits))
+                fake_logits = kernels.forward(discriminator, fakes[name])
+            else:
+                real_logits, fake_logits = tf.split(
+                    kernels.forward(discriminator, tf.concat([real, fakes[name]], 0)), 2
+                )
+            # halved, so that the discriminator learns more slowly than the generators (Zhu et al. 2017)
+            terms[f"discriminator_{name}"] = 0.5 * (
+                losses.adversarial(real_logits, True, kind) + losses.adversarial(fake_logits, False, kind)
+            )
+            measures[f"accuracy_{name}"] = losses.accuracy(real_logits, fake_logits, kind)
+        return terms, measures
+
+    def _weight(self, name: str) -> float:
         kind = name.rpartition("_")[0]
+        if kind == "discriminator":
+            return 1.0
         # the report's L_GC is half the sum of the two directions
         factor = 0.5 if kind == "gradient_consistency" else 1.0
         return factor * getattr(self.config, f"lambda_{kind}")
 
-    def _train_discriminators(self, batch: dict, fakes: dict) -> dict:
-        terms = {}
-        pooled = {name: self.pools[name].exchange(tf.stop_gradient(fakes[name]), self.step) for name in ("a", "b")}
-        with tf.GradientTape() as tape:
-            for name, discriminator in self.discriminators.items():
-                logits = discriminator(tf.concat([batch[f"real_{name}"], pooled[name]], 0), training=True)
-                real, fake = tf.split(logits, 2)
-                kind = self.config.adversarial_loss
-                # halved, so that the discriminator learns more slowly than the generators (Zhu et al. 2017)
-                terms[f"discriminator_{name}"] = 0.5 * (
-                    losses.adversarial(real, True, kind) + losses.adversarial(fake, False, kind)
-                )
-            scaled = self.discriminator_optimizer.scale_loss(tf.add_n(list(terms.values())))
-        gradients = tape.gradient(scaled, self.discriminator_variables)
-        self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
-        return terms
-
-    def _update_generators(self, tape, loss) -> None:
-        gradients = tape.gradient(loss, self.generator_variables)
-        self.generator_optimizer.apply(gradients, self.generator_variables)
-        if self.config.average_decay:
-            # a short memory at first, or the random initial weights would stay in the average for long
-            steps = tf.cast(self.step, tf.float32)
-            keep = tf.minimum(self.config.average_decay, (1.0 + steps) / (10.0 + steps))
-            for name, generator in self.generators.items():
-                pairs = zip(self.translators[name].trainable_variables, generator.trainable_variables, strict=True)
-                for average, variable in pairs:
-                    average.assign(keep * average + (1.0 - keep) * variable)
+    def _average(self) -> None:
+        """Move the running averages of the generators' weights."""
+        if not self.config.average_decay:
+            return
+        # a short memory at first, or the random initial weights would stay in the average for long
+        steps = tf.cast(self.step, tf.float32)
+        move = 1.0 - tf.minimum(self.config.average_decay, (1.0 + steps) / (10.0 + steps))
+        for name, generator in self.generators.items():
+            pairs = zip(self.translators[name].trainable_variables, generator.trainable_variables, strict=True)
+            for average, variable in pairs:
+                average.assign_add(move * (variable - average))
 
     def _optimizer(self, variables):
-        optimizer = keras.optimizers.Adam(self.config.learning_rate, beta_1=self.config.beta_1)
+        optimizer = Adam(self.config.learning_rate, beta_1=self.config.beta_1)
         if self.config.precision == "mixed_float16":
             # a custom loop is not wrapped by Keras; without it small gradients vanish
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

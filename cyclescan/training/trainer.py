@@ -140,8 +140,8 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop) 
             before = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - before
-            terms = _take_step(model, batch, fraction)
-            recent.append(_finite(terms, step, run))
+            terms, measures = _take_step(model, batch, fraction)
+            recent.append(_finite(terms, step, run) | {name: float(value) for name, value in measures.items()})
             bar.update()
             seconds = time.monotonic() - began
             out_of_time = minutes is not None and seconds >= 60 * minutes
@@ -266,7 +266,7 @@ def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> f
     return min(1.0, max(step / steps, by_time))
 
 
-def _take_step(model: CycleGAN, batch: dict, fraction: float) -> dict:
+def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dict]:
     """The kind of step that this part of the run asks for."""
     config = model.config
     if not (config.lambda_pair > 0 and fraction < config.warmup):

@@ -25,7 +25,7 @@ def batch(paired=False, size=1):
 
 
 def weights(model):
-    return [v.numpy() for v in model.generator_variables + model.discriminator_variables]
+    return [v.numpy() for v in model.trained["generators"] + model.trained["discriminators"]]
 
 
 def plain_step(model, data, config):
@@ -42,12 +42,12 @@ def plain_step(model, data, config):
         identity = config.lambda_identity * (mae(g(b, training=True), b) + mae(f(a, training=True), a))
         one, zero = tf.ones_like(d_a(a)), tf.zeros_like(d_a(a))
         generators = cycle + identity + bce(one, d_b(fake_b)) + bce(one, d_a(fake_a))
-    gradients = tape.gradient(generators, model.generator_variables)
-    model.generator_optimizer.apply(gradients, model.generator_variables)
+    gradients = tape.gradient(generators, model.trained["generators"])
+    model.optimizers["generators"].apply(gradients, model.trained["generators"])
     with tf.GradientTape() as tape:
         discriminators = 0.5 * (bce(one, d_a(a)) + bce(zero, d_a(fake_a)) + bce(one, d_b(b)) + bce(zero, d_b(fake_b)))
-    gradients = tape.gradient(discriminators, model.discriminator_variables)
-    model.discriminator_optimizer.apply(gradients, model.discriminator_variables)
+    gradients = tape.gradient(discriminators, model.trained["discriminators"])
+    model.optimizers["discriminators"].apply(gradients, model.trained["discriminators"])
     return float(generators), float(discriminators)
 
 
@@ -55,9 +55,9 @@ def test_step_equals_a_plain_transcription_of_the_seeds():
     config = SETTINGS.with_settings(["adversarial_loss=bce", "lambda_identity=10"])
     ours, plain = CycleGAN(config, 1), CycleGAN(config, 1)
     for _ in range(2):
-        terms = {k: float(v) for k, v in ours.train_step(batch()).items()}
+        terms = {k: float(v) for k, v in ours.train_step(batch())[0].items()}
         expected = plain_step(plain, batch(), config)
-        total = sum(ours._weights(k) * v for k, v in terms.items() if not k.startswith("discriminator"))
+        total = sum(ours._weight(k) * v for k, v in terms.items() if not k.startswith("discriminator"))
         assert total == pytest.approx(expected[0], rel=1e-4)
         assert terms["discriminator_a"] + terms["discriminator_b"] == pytest.approx(expected[1], rel=1e-4)
     # Adam's first steps are +-learning_rate whatever the gradient's size, so compare by its scale
@@ -69,15 +69,15 @@ def test_discriminators_learn_in_the_warmup_when_they_are_to_and_the_generators_
     config = SETTINGS.with_settings(["lambda_pair=10", "pool_size=2"])
     alone, together = CycleGAN(config, 0), CycleGAN(config, 0)
     data = batch(paired=True)
-    before = [v.numpy() for v in alone.discriminator_variables]
-    assert sorted(alone.warmup_step(data)) == ["pair_a2b", "pair_b2a"]
-    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, alone.discriminator_variables, strict=True))
-    first = together.warmup_step(data, discriminators=True)
+    before = [v.numpy() for v in alone.trained["discriminators"]]
+    assert sorted(alone.warmup_step(data)[0]) == ["pair_a2b", "pair_b2a"]
+    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, alone.trained["discriminators"], strict=True))
+    first = together.warmup_step(data, discriminators=True)[0]
     assert sorted(first) == ["discriminator_a", "discriminator_b", "pair_a2b", "pair_b2a"]
-    for mine, theirs in zip(alone.generator_variables, together.generator_variables, strict=True):
+    for mine, theirs in zip(alone.trained["generators"], together.trained["generators"], strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-6)
     for _ in range(30):
-        last = together.warmup_step(data, discriminators=True)
+        last = together.warmup_step(data, discriminators=True)[0]
     for name in ("discriminator_a", "discriminator_b"):
         assert float(last[name]) < 0.8 * float(first[name])
 
@@ -85,15 +85,15 @@ def test_discriminators_learn_in_the_warmup_when_they_are_to_and_the_generators_
 def test_terms_of_weight_zero_are_not_computed():
     config = SETTINGS.with_settings(["lambda_cycle=0", "lambda_adversarial=0", "lambda_identity=1"])
     model = CycleGAN(config, 0)
-    before = [v.numpy() for v in model.discriminator_variables]
-    assert sorted(model.train_step(batch())) == ["identity_a", "identity_b"]
-    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.discriminator_variables, strict=True))
+    before = [v.numpy() for v in model.trained["discriminators"]]
+    assert sorted(model.train_step(batch())[0]) == ["identity_a", "identity_b"]
+    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.trained["discriminators"], strict=True))
 
 
 def test_all_terms_are_named_by_path():
     config = SETTINGS.with_settings(["lambda_identity=1", "lambda_pair=1", "lambda_gradient_consistency=0.3"])
     model = CycleGAN(config, 0)
-    assert set(model.train_step(batch(paired=True))) == {
+    assert set(model.train_step(batch(paired=True))[0]) == {
         "pair_a2b",
         "pair_b2a",
         "identity_a",
@@ -112,9 +112,9 @@ def test_all_terms_are_named_by_path():
 def test_warmup_learns_the_pairs():
     model = CycleGAN(SETTINGS.with_settings(["lambda_pair=1", "learning_rate=0.002"]), 0)
     data = batch(paired=True)
-    first = float(model.warmup_step(data)["pair_a2b"])
+    first = float(model.warmup_step(data)[0]["pair_a2b"])
     for _ in range(40):
-        last = float(model.warmup_step(data)["pair_a2b"])
+        last = float(model.warmup_step(data)[0]["pair_a2b"])
     assert last < 0.8 * first
     assert int(model.step) == 41
 
@@ -128,7 +128,7 @@ def test_mixed_precision_updates_like_float32(precision):
         model = CycleGAN(config.with_settings([f"precision={name}"]), 3)
         before = weights(model)
         for _ in range(3):
-            terms = model.train_step(batch())
+            terms = model.train_step(batch())[0]
         assert all(v.dtype == tf.float32 for v in terms.values())
         updates[name] = np.concatenate([(y - x).ravel() for x, y in zip(before, weights(model), strict=True)])
     one, other = updates.values()
@@ -138,13 +138,13 @@ def test_mixed_precision_updates_like_float32(precision):
 
 def test_float16_scales_the_loss_and_skips_an_overflow():
     model = CycleGAN(SETTINGS.with_settings(["precision=mixed_float16"]), 0)
-    optimizer = model.generator_optimizer
+    optimizer = model.optimizers["generators"]
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     scale = float(optimizer.dynamic_scale)
-    before = [v.numpy() for v in model.generator_variables]
-    bad = [tf.fill(v.shape, np.inf) for v in model.generator_variables]
-    optimizer.apply(bad, model.generator_variables)
-    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.generator_variables, strict=True))
+    before = [v.numpy() for v in model.trained["generators"]]
+    bad = [tf.fill(v.shape, np.inf) for v in model.trained["generators"]]
+    optimizer.apply(bad, model.trained["generators"])
+    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.trained["generators"], strict=True))
     assert float(optimizer.dynamic_scale) == scale / 2
 
 
@@ -152,8 +152,8 @@ def test_batch_of_two_is_the_mean_of_its_volumes():
     config = SETTINGS.with_settings(["lambda_adversarial=0", "batch_size=2"])
     both = batch(size=2)
     models = [CycleGAN(config, 0) for _ in range(3)]
-    terms = models[0].train_step(both)
-    singles = [models[i + 1].train_step({k: v[i : i + 1] for k, v in both.items()}) for i in range(2)]
+    terms, _ = models[0].train_step(both)
+    singles = [models[i + 1].train_step({k: v[i : i + 1] for k, v in both.items()})[0] for i in range(2)]
     mean = np.mean([float(s["cycle_aba"]) for s in singles])
     assert float(terms["cycle_aba"]) == pytest.approx(mean, rel=1e-4)
 
