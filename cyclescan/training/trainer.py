@@ -104,8 +104,8 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
     facts = checkpoints.resume(run, state, resume_from) if resume else {}
     first = int(model.step)
     elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
-    # the terms of steps that are not in history.csv yet; JSON has no word for what is not finite
-    recent = [{k: math.nan if v is None else v for k, v in terms.items()} for terms in facts.get("recent", [])]
+    # the terms of steps that are not in history.csv yet, as texts: JSON has no word for what is not finite
+    recent = [{name: float(text) for name, text in terms.items()} for terms in facts.get("recent", [])]
     if resume:
         log.info("resumed at step %d of %s", first, folder)
         if "minutes" not in asked and run.minutes is not None and elapsed >= 60 * run.minutes:
@@ -129,7 +129,8 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
 
     def save(more: dict) -> None:
         journal.sync()
-        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited, "step_seconds": busy}
+        texts = [{name: repr(value) for name, value in terms.items()} for terms in recent]
+        about = {"seconds": time.monotonic() - began, "recent": texts, "input_seconds": waited, "step_seconds": busy}
         checkpoints.save(run, step, state, about | more)
 
     with (
