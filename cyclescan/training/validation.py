@@ -96,12 +96,17 @@ class Validation:
 
         Args:
             translators: a Keras model for each direction.
+
+        Raises:
+            FloatingPointError: a translation has voxels that are NaN or infinite; the message names the direction.
         """
         seen = {}
         for direction in DIRECTIONS:
             source, target = direction[0], direction[2]
             there, back = (self._function(d, translators[d]) for d in (direction, f"{target}2{source}"))
             translated = np.stack([there(volume) for volume in self._sources[source]])
+            if not np.isfinite(translated).all():
+                raise FloatingPointError(direction)
             example = dict(self._examples[source])
             example["translated"] = there(example["source"])
             example["cycled"] = back(example["translated"])
