@@ -7,6 +7,7 @@ import logging
 import sys
 
 from cyclescan import command
+from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.presets import PRESETS, preset
 
@@ -30,46 +31,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")
     parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")
+    parser.add_argument(
+        "--keep-states",
+        type=int,
+        default=None,
+        metavar="N",
+        help="keep the last N checkpoints whole, of those before only the networks that translate; 0 keeps all whole "
+        "(default: 3)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=None,
+        metavar="N",
+        help="stop when N checkpoints after the warm-up had no better validation score; 0: never (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
-    parser.add_argument("--resume", action="store_true", help="continue the run from its last checkpoint")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run from its last checkpoint, with the options it was begun with",
+    )
+    parser.add_argument(
+        "--resume-from",
+        type=int,
+        default=None,
+        metavar="STEP",
+        help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
+    )
     parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
     parser.add_argument(
         "--gpu-memory-gb",
         type=float,
         default=None,
         metavar="GB",
-        help="with --plan: of which GPU; default: this machine's",
+        help="with --plan: for a GPU of this size, not this machine",
     )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    for name in ("steps", "minutes", "checkpoint_every"):
+    for name, least in (("steps", 1), ("checkpoint_every", 1), ("keep_states", 0), ("patience", 0), ("resume_from", 0)):
         value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be positive.")
-    if arguments.gpu_memory_gb is not None and not arguments.plan:
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
+    settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
+    if arguments.plan:
+        _plan(preset(arguments.preset or "knee").with_settings(settings), arguments.gpu_memory_gb)
+        return
+    if arguments.gpu_memory_gb is not None:
         raise InputError("--gpu-memory-gb is for --plan alone; training uses the memory that there is.")
-    for name in () if arguments.plan else ("data", "run"):
+    for name in ("data", "run"):
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing; only --plan does without.")
+
+    from cyclescan.training import checkpoints, stopping
+
+    resume = arguments.resume or arguments.resume_from is not None
+    begun = checkpoints.read_run(arguments.run) if resume else None
     # checked before TensorFlow is imported, which takes seconds
-    chosen = preset(arguments.preset or "knee")
-    settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
-    chosen = chosen.with_settings(settings)
+    base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
+    chosen = base.with_settings(settings)
+    if begun and arguments.seed not in (None, begun.seed):
+        raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
 
-    from cyclescan.training import checkpoints, plan, trainer
+    from cyclescan.training import trainer
 
-    if arguments.plan:
-        gigabytes = arguments.gpu_memory_gb
-        device = plan.present() if gigabytes is None else plan.gpu(gigabytes)
-        sys.stdout.write(plan.page(chosen, device))
-        return
-    if arguments.resume:
-        begun = checkpoints.read_run(arguments.run)
-        base = preset(arguments.preset) if arguments.preset else begun.config
-        chosen = base.with_settings(settings)
-        if arguments.seed not in (None, begun.seed):
-            raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
     try:
         trained = trainer.train(
             arguments.data,
@@ -79,11 +112,25 @@ def run(arguments: argparse.Namespace) -> int | None:
             seed=arguments.seed or 0,
             minutes=arguments.minutes,
             checkpoint_every=arguments.checkpoint_every,
-            resume=arguments.resume,
+            resume=resume,
+            resume_from=arguments.resume_from,
+            keep_states=arguments.keep_states,
+            patience=arguments.patience,
+            profile=arguments.profile,
         )
     except trainer.NotFiniteError as error:
         raise InputError(str(error)) from error
+    except stopping.Terminated:
+        return command.DONE  # saved, and the log says how to continue
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints))
+    return command.DONE
+
+
+def _plan(config: Config, gigabytes: float | None) -> None:
+    from cyclescan.training import plan
+
+    device = plan.present() if gigabytes is None else plan.gpu(gigabytes)
+    sys.stdout.write(plan.page(config, device))
 
 
 def main(arguments: list[str] | None = None) -> int:
