@@ -19,7 +19,7 @@ from cyclescan.training import kernels
 FLOAT32, FLOAT16 = 4, 2
 FIRST_LEVEL = 3  # calls: convolution, norm, activation
 # How many gradients of activations are alive where one would do: TensorFlow takes up what is ready, also of other
-# branches. With this figure the estimates of eleven settings lay from 11 % below to 5 % above the measured peaks.
+# branches. With this figure the estimates of 13 settings lay from 11 % below to 12 % above the measured peaks.
 IN_FLIGHT = 1.5
 
 
@@ -35,6 +35,7 @@ class Trace:
         kept: what else the way back reads.
         fixed: the same, for instance weights brought to 16 bits.
         forward, backward: what is needed only while the layer computes.
+        for_weights: what is kept of the inputs serves the gradients of the weights alone.
         in_place: the output takes the place of the input, where nobody else reads that.
         backward_in_place: the same for their gradients.
     """
@@ -45,6 +46,7 @@ class Trace:
     fixed: int = 0
     forward: int = 0
     backward: int = 0
+    for_weights: bool = False
     in_place: bool = False
     backward_in_place: bool = False
 
@@ -57,21 +59,22 @@ def _trace(layer, inputs: list[tuple], output: tuple) -> Trace:
         weights = 0 if width == FLOAT32 else width * math.prod(inner.kernel.shape)
         columns = math.prod(inner.kernel_size) * output[-1] * math.prod(inputs[0][:3]) * width
         few = math.prod(inputs[0][:3]) <= kernels.FEW_VOXELS
-        return Trace(keeps_input=True, fixed=weights, forward=columns * few, backward=columns * few)
+        columns *= few
+        return Trace(keeps_input=True, for_weights=True, fixed=weights, forward=columns, backward=columns)
     if isinstance(inner, layers.Conv3D):
         weights = 0 if width == FLOAT32 else width * math.prod(inner.kernel.shape)
         few = math.prod(output[:3]) <= kernels.FEW_VOXELS
         columns = math.prod(inner.kernel.shape[:4]) * math.prod(output[:3]) * width
         if few:
-            return Trace(kept=columns, fixed=weights, forward=columns, backward=columns)
-        return Trace(keeps_input=True, fixed=weights)
+            return Trace(kept=columns, for_weights=True, fixed=weights, forward=columns, backward=columns)
+        return Trace(keeps_input=True, for_weights=True, fixed=weights)
     if isinstance(inner, UpsampledConv3D):
         taps = len(merging(inner.kernel_size[0])) ** 3
         whole, coarse = inner.kernel.shape[3], inner.coarse_channels
         merged = width * inner.filters * taps * coarse
         slices = width * inner.filters * math.prod(inner.kernel_size) * whole
         # the two convolutions are summed
-        return Trace(keeps_input=True, fixed=merged + slices, forward=_size(output, width))
+        return Trace(keeps_input=True, for_weights=True, fixed=merged + slices, forward=_size(output, width))
     if isinstance(inner, layers.GroupNormalization):
         return Trace(keeps_input=True)
     if isinstance(inner, layers.LeakyReLU):
@@ -126,9 +129,14 @@ class _Graph:
             self.calls.append(_Call(tuple(id(t) for t in given), output, self.sizes[output], trace, weights))
         self.weights = sum(call.weights for call in self.calls)
         self.readers = collections.Counter(t for call in self.calls for t in call.inputs)
-        keeping = [call.inputs if call.trace.keeps_input else () for call in self.calls]
-        keeping += [(call.output,) if call.trace.keeps_output else () for call in self.calls]
-        self.keepers = collections.Counter(t for tensors in keeping for t in tensors)
+
+
+def _kept(call: _Call, to_weights: bool) -> tuple[tuple[int, ...], int]:
+    """Tensors, and bytes beside them, that the way back of a call reads."""
+    trace = call.trace
+    serves = to_weights or not trace.for_weights
+    inputs = call.inputs if trace.keeps_input and serves else ()
+    return (*inputs, *([call.output] if trace.keeps_output else [])), trace.kept * serves
 
 
 # --- the step, allocation by allocation ---
@@ -168,27 +176,31 @@ class _Memory:
 class _Pass:
     """One call of a network on some volumes, there and back."""
 
-    def __init__(self, memory: _Memory, name: str, graph: _Graph, volumes: int, networks: int = 1):
-        """`networks` of the same graph, with weights of their own, take this pass side by side."""
+    def __init__(self, memory: _Memory, name: str, graph: _Graph, volumes: int, networks: int, to_weights: bool = True):
+        """`networks` of the same graph, with weights of their own, take this pass side by side.
+
+        `to_weights` is false where the way back goes to the image alone.
+        """
         self.memory, self.name, self.graph = memory, name, graph
-        self.volumes, self.networks = volumes * networks, networks
+        self.volumes, self.networks, self.to_weights = volumes * networks, networks, to_weights
         # what is made of weights alone waits for nothing and is there from the beginning of the step
         for i, call in enumerate(graph.calls):
             memory.take((name, "fixed", i), "activations", call.trace.fixed * networks)
 
     def forward(self, keep: bool = True) -> None:
         graph, memory = self.graph, self.memory
+        keepers = collections.Counter(t for call in graph.calls for t in _kept(call, self.to_weights)[0])
         unread = graph.readers.copy()
         unread[graph.result] += 1
         for i, call in enumerate(graph.calls):
             trace, source = call.trace, call.inputs[0]
-            kept = {t for t in call.inputs if keep and graph.keepers[t]}
+            kept = {t for t in call.inputs if keep and keepers[t]}
             reuse = trace.in_place and unread[source] == 1 and source not in kept and source != graph.image
             self._work(trace.forward)
             if reuse:
                 memory.free((self.name, source))
             memory.take((self.name, call.output), "activations", call.size * self.volumes)
-            memory.take((self.name, "kept", i), "activations", trace.kept * self.volumes)
+            memory.take((self.name, "kept", i), "activations", _kept(call, self.to_weights)[1] * self.volumes)
             memory.free((self.name, "work"))
             if not keep:
                 memory.free((self.name, "kept", i))
@@ -197,9 +209,9 @@ class _Pass:
                 unread[tensor] -= 1
                 if not unread[tensor] and tensor not in kept:
                     memory.free((self.name, tensor))
-        self._keepers = graph.keepers.copy()
+        self._keepers = keepers
 
-    def backward(self, to_weights: bool = True, to_image: bool = False, leaving: bool = False) -> None:
+    def backward(self, to_image: bool = False, leaving: bool = False) -> None:
         """Back through the pass, to the gradients of its weights and of its image.
 
         With `leaving`, what the first level needs stays until `leave`: the gradient of the image does not wait for
@@ -227,7 +239,7 @@ class _Pass:
                 key = gradient(tensor) if not memory.has(gradient(tensor)) else (self.name, "second")
                 memory.take(key, "workspace", round(IN_FLIGHT * size))
                 memory.free((self.name, "second"))
-            if to_weights and call.weights:
+            if self.to_weights and call.weights:
                 # gradients of two passes through the same weights are summed
                 key = ("gradient", id(graph), i)
                 key = (self.name, "second") if memory.has(key) else key
@@ -239,8 +251,7 @@ class _Pass:
             memory.free((self.name, "kept", i))
             memory.free((self.name, "fixed", i))
             memory.free(gradient(call.output))
-            released = list(call.inputs) if trace.keeps_input else []
-            for tensor in [*released, *([call.output] if trace.keeps_output else [])]:
+            for tensor in _kept(call, self.to_weights)[0]:
                 self._keepers[tensor] -= 1
                 if not self._keepers[tensor]:
                     memory.free((self.name, tensor))
@@ -350,8 +361,9 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
     there = _Pass(memory, "there", generator, inputs * part, 2)
     back = _Pass(memory, "back", generator, part, 2) if config.lambda_cycle else None
     if adversarial:
-        judged = _Pass(memory, "judged", discriminator, part, 2)
-        learning = _Pass(memory, "learning", discriminator, 2 * part, 2)
+        judged = _Pass(memory, "judged", discriminator, part, 2, to_weights=False)
+        # R1 keeps its way to the gradient of the real volumes as well
+        learning = _Pass(memory, "learning", discriminator, (3 if config.lambda_r1 else 2) * part, 2)
     keep = not config.rematerialize
     if not keep:
         there_again = _Pass(memory, "there again", generator, inputs * part, 2)
@@ -369,7 +381,7 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
             back.forward()
         back.backward(to_image=True, leaving=not keep)
     if adversarial:
-        judged.backward(to_weights=False, to_image=True)
+        judged.backward(to_image=True)
     if not keep:
         there.leave()
         there = there_again
