@@ -58,6 +58,8 @@ setup(
             "pyyaml>=6",
             "ruff>=0.8",
             "hypothesis>=6.100",
+            # models and losses must run without TensorFlow
+            "jax>=0.6",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},

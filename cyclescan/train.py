@@ -7,6 +7,7 @@ import logging
 import sys
 
 from cyclescan import command
+from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.presets import PRESETS, preset
 
@@ -14,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="folder made by `data_prep build`")
-    parser.add_argument("--run", required=True, help="folder for settings, checkpoints, TensorBoard and history")
+    parser.add_argument("--data", help="folder made by `data_prep build`")
+    parser.add_argument("--run", help="folder for settings, checkpoints, TensorBoard and history")
     names = ", ".join(PRESETS)
     parser.add_argument("--preset", default=None, help=f"recipe: {names} (default: knee, or that of the resumed run)")
     parser.add_argument(
@@ -63,6 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
     )
+    parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
+    parser.add_argument(
+        "--gpu-memory-gb",
+        type=float,
+        default=None,
+        metavar="GB",
+        help="with --plan: for a GPU of this size, not this machine",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -72,10 +81,18 @@ def run(arguments: argparse.Namespace) -> int | None:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
     if arguments.minutes is not None and not arguments.minutes > 0:
         raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
+    settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
+    if arguments.plan:
+        _plan(preset(arguments.preset or "knee").with_settings(settings), arguments.gpu_memory_gb)
+        return
+    if arguments.gpu_memory_gb is not None:
+        raise InputError("--gpu-memory-gb is for --plan alone; training uses the memory that there is.")
+    for name in ("data", "run"):
+        if getattr(arguments, name) is None:
+            raise InputError(f"--{name} is missing; only --plan does without.")
 
     from cyclescan.training import checkpoints, stopping
 
-    settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
     resume = arguments.resume or arguments.resume_from is not None
     begun = checkpoints.read_run(arguments.run) if resume else None
     # checked before TensorFlow is imported, which takes seconds
@@ -107,6 +124,13 @@ def run(arguments: argparse.Namespace) -> int | None:
         return command.DONE  # saved, and the log says how to continue
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints))
     return command.DONE
+
+
+def _plan(config: Config, gigabytes: float | None) -> None:
+    from cyclescan.training import plan
+
+    device = plan.present() if gigabytes is None else plan.gpu(gigabytes)
+    sys.stdout.write(plan.page(config, device))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -117,7 +117,7 @@ def _transposed_convolution(layer: layers.Conv3DTranspose, volumes: tf.Tensor) -
 
 @functools.cache
 def _selection(size: int, kernel: int, stride: int, padding: str) -> np.ndarray:
-    """Which of `size` voxels each tap meets: (outputs * kernel, size), of 0 and 1; a row of 0 where it meets padding."""
+    """Which of `size` voxels each tap meets: (outputs * kernel, size), of 0 and 1; no 1 where it meets padding."""
     outputs = -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
     # as TensorFlow pads: what is missing at the ends, the larger half behind
     before = max(0, (outputs - 1) * stride + kernel - size) // 2 if padding == "same" else 0

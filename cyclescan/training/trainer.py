@@ -20,7 +20,7 @@ from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import alone_in, make_folder
-from cyclescan.training import board, checkpoints, schedules, stopping, validation
+from cyclescan.training import board, checkpoints, plan, schedules, stopping, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.health import Health
@@ -33,7 +33,7 @@ LOG_EVERY = 10
 
 
 class NotFiniteError(RuntimeError):
-    """A loss became NaN or infinite; the message names the term and the step."""
+    """A loss or a translation became NaN or infinite; the message names it and the step."""
 
 
 def train(
@@ -78,7 +78,7 @@ def train(
 
     Raises:
         InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full.
-        NotFiniteError: a loss was not finite; the last good checkpoint stays.
+        NotFiniteError: a loss or a translation was not finite; the last good checkpoint stays.
         stopping.Terminated: SIGTERM came; the run is saved.
         KeyboardInterrupt: SIGINT came; the run is saved.
     """
@@ -99,13 +99,14 @@ def train(
 
 def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
     folder, config = run.path, run.config
+    plan.warn(config)
     model = CycleGAN(config, run.seed)
     state = model.state()
     facts = checkpoints.resume(run, state, resume_from) if resume else {}
     first = int(model.step)
     elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
-    # the terms of steps that are not in history.csv yet; JSON has no word for what is not finite
-    recent = [{k: math.nan if v is None else v for k, v in terms.items()} for terms in facts.get("recent", [])]
+    # the terms of steps that are not in history.csv yet, as texts: JSON has no word for what is not finite
+    recent = [{name: float(text) for name, text in terms.items()} for terms in facts.get("recent", [])]
     if resume:
         log.info("resumed at step %d of %s", first, folder)
         if "minutes" not in asked and run.minutes is not None and elapsed >= 60 * run.minutes:
@@ -129,7 +130,8 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
 
     def save(more: dict) -> None:
         journal.sync()
-        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited, "step_seconds": busy}
+        texts = [{name: repr(value) for name, value in terms.items()} for terms in recent]
+        about = {"seconds": time.monotonic() - began, "recent": texts, "input_seconds": waited, "step_seconds": busy}
         checkpoints.save(run, step, state, about | more)
 
     with (
@@ -141,7 +143,11 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
 
         def validate() -> dict:
             # a machine that is taken back leaves half a minute; a resumed run makes up for the score
-            found = stop.unless_asked(lambda: _scored(validating.look(model.translators)))
+            try:
+                found = stop.unless_asked(lambda: _scored(validating.look(model.translators)))
+            except FloatingPointError as error:
+                # before it is saved: the last good checkpoint is one that translates
+                raise _not_finite(f"translation {error}", math.nan, step, run) from error
             if found is None:
                 return {"score": None}
             seen, score = found
@@ -308,10 +314,14 @@ def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, floa
     values = {name: float(value) for name, value in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            kept = run.checkpoints
-            where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
-            raise NotFiniteError(f"The loss {name} is {value} at step {step}; {where}. Try a smaller learning_rate.")
+            raise _not_finite(f"loss {name}", value, step, run)
     return {f"loss/{k}": v for k, v in values.items()} | {f"measure/{k}": float(v) for k, v in measures.items()}
+
+
+def _not_finite(what: str, value: float, step: int, run: Run) -> NotFiniteError:
+    kept = run.checkpoints
+    where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
+    return NotFiniteError(f"The {what} is {value} at step {step}; {where}. Try a smaller learning_rate.")
 
 
 def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -> dict[str, float]:

@@ -96,12 +96,17 @@ class Validation:
 
         Args:
             translators: a Keras model for each direction.
+
+        Raises:
+            FloatingPointError: a translation has voxels that are NaN or infinite; the message names the direction.
         """
         seen = {}
         for direction in DIRECTIONS:
             source, target = direction[0], direction[2]
             there, back = (self._function(d, translators[d]) for d in (direction, f"{target}2{source}"))
             translated = np.stack([there(volume) for volume in self._sources[source]])
+            if not np.isfinite(translated).all():
+                raise FloatingPointError(direction)
             example = dict(self._examples[source])
             example["translated"] = there(example["source"])
             example["cycled"] = back(example["translated"])
@@ -147,6 +152,8 @@ def stalled(run: Run) -> bool:
     Checkpoints of the warm-up do not count, unless it is the whole run: the schedule has yet to come to what the run
     is for. Nor do those that only a signal caused.
     """
+    if not run.patience:
+        return False
     config = run.config
     begin = config.warmup if config.lambda_pair > 0 and config.warmup < 1 else 0.0
     scores = []
@@ -154,7 +161,7 @@ def stalled(run: Run) -> bool:
         facts = read_json(path / "checkpoint.json")
         if facts.get("score") is not None and not facts.get("unplanned") and facts.get("progress", 0.0) >= begin:
             scores.append(facts["score"])
-    return 0 < run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
+    return run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
 
 
 class _Real:

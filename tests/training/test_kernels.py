@@ -98,5 +98,5 @@ def test_lower_precision_stays_in_it(precision):
         keras.config.set_dtype_policy("float32")
     for one, other in zip(*both(network, (2, 4, 4, 4, 3)), strict=True):
         assert other.dtype == one.dtype
-        one, other = (np.asarray(v, "f4").ravel() for v in (one, other))
-        assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(one)
+        mine, theirs = (np.asarray(v, "f4").ravel() for v in (other, one))
+        assert np.linalg.norm(mine - theirs) < 0.05 * np.linalg.norm(theirs)

@@ -149,6 +149,11 @@ def test_looking_at_networks(looking):
     assert validation.score(seen) == pytest.approx(np.sqrt(each[0] * each[1]))
 
 
+def test_translations_that_are_not_finite_are_no_score(looking):
+    with pytest.raises(FloatingPointError, match="b2a"):
+        looking.look({"a2b": Network(lambda v: v), "b2a": Network(lambda v: v / 0)})
+
+
 def test_volumes_of_any_size_are_cut_around_their_middle():
     volume = np.zeros((4, 7, 10), np.float32)
     volume[2, 3, 5] = 1
