@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import logging
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -103,7 +104,8 @@ def prepare(work: Path, size: Size) -> dict:
             raise SystemExit(f"{work} was made for {found['size']}; choose another folder.")
         return found
     scans, records = work / "scans", work / "records"
-    if not scans.exists():
+    if not (scans / "participants.tsv").exists():  # written last
+        shutil.rmtree(scans, ignore_errors=True)
         write_cohort(scans, 2 * size.subjects + size.test, shape=size.shape, seed=0, workers=2)
     domains = {"a": ("ciss", scans / "ciss"), "b": ("dess", scans / "dess")}
     if not (records / "dataset.json").exists():
@@ -111,6 +113,7 @@ def prepare(work: Path, size: Size) -> dict:
     began = time.monotonic()
     pairing.pair(records, per_volume=min(pairing.PER_VOLUME, size.subjects), workers=2, seed=0)
     registration = time.monotonic() - began
+    shutil.rmtree(work / "true_pairs", ignore_errors=True)
     true = with_true_pairs(scans, records, work / "true_pairs", seed=0)
     found = {
         "size": _plain(size),
