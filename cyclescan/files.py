@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,14 +18,20 @@ from pathlib import Path
 
 from cyclescan.errors import InputError
 
+log = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block ends well.
 
     The block may create a file or a folder there. The temporary name keeps the suffixes of `path`, because
     writers choose their format by them. An existing file is replaced in one step; an existing folder is moved
-    aside first and removed last.
+    aside first and removed last. What a killed process leaves behind is put right by `recover`.
+
+    Args:
+        path: the file or folder to write.
+        durable: afterwards the new content survives a machine that goes away, too. It takes the time of the disk.
 
     Raises:
         InputError: the folder cannot be written.
@@ -32,6 +42,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         try:
             yield temporary
+            if durable:
+                # content first, then the name: the other way round a crash leaves a good name on an empty file
+                sync(temporary)
             if path.is_dir():
                 aside = path.with_name(f".{uuid.uuid4().hex[:8]}.old.{path.name}")
                 path.rename(aside)
@@ -39,6 +52,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
                 shutil.rmtree(aside)
             else:
                 temporary.replace(path)
+            if durable:
+                _sync_one(path.parent)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -46,6 +61,81 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk (fsync)."""
+    path = Path(path)
+    for file in path.rglob("*") if path.is_dir() else ():
+        _sync_one(file)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network file systems have no such call for folders
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(path: str | os.PathLike) -> None:
+    """Remove a folder so that a process killed meanwhile leaves nothing under its name."""
+    path = Path(path)
+    hidden = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp.{path.name}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def recover(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Put right what processes killed inside `replacing` left in a folder; none may be at work there.
+
+    Half-written outputs are removed. A folder that was moved aside and has no successor yet gets its name back.
+
+    Args:
+        folder: the folder of the outputs.
+        name: of one output; None for all.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.iterdir()):
+        found = re.fullmatch(r"\.[0-9a-f]{8}\.(old|tmp)\.(.+)", path.name)
+        if not found or name not in (None, found[2]):
+            continue
+        if found[1] == "old" and not (folder / found[2]).exists():
+            path.rename(folder / found[2])  # killed between the two steps: the old one is all there is
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike, busy: str) -> Iterator[None]:
+    """Hold a folder for this process alone; the hold ends with the block or with the process, however it ends.
+
+    Args:
+        folder: an existing folder.
+        busy: what to say when another process holds it.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    # a lock of the operating system: it ends with its process, also with one that was killed
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(busy) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): see to it that no other process uses it.", folder, error.strerror)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -84,15 +174,15 @@ def walk(folder: str | os.PathLike) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in one step (UTF-8)."""
-    with replacing(path) as temporary:
+def write_text(path: str | os.PathLike, text: str, durable: bool = False) -> None:
+    """Write a text file in one step (UTF-8); `durable` as in `replacing`."""
+    with replacing(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: object) -> None:
+def write_json(path: str | os.PathLike, value: object, durable: bool = False) -> None:
     """Write JSON in one step. Numbers that are not finite become null: JSON has no word for them."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable)
 
 
 def _finite(value):

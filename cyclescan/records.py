@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import struct
@@ -202,6 +203,15 @@ def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[st
     return found
 
 
+def fingerprint(entries: Iterable[tuple[str, int, int]]) -> str:
+    """SHA-256 of the lengths and checksums of records in their order: others mean other data, or another order."""
+    digest = hashlib.sha256()
+    for path, offset, length in entries:
+        # the checksum of the framing stands behind the record
+        digest.update(struct.pack("<Q", length) + read_at(path, offset + length, 4))
+    return digest.hexdigest()
+
+
 def index(path: str | os.PathLike) -> list[tuple[int, int]]:
     """(offset, length) in bytes of each serialised record in a shard, from the framing alone.
 
@@ -222,6 +232,18 @@ def index(path: str | os.PathLike) -> list[tuple[int, int]]:
             entries.append((offset + 12, length))
             offset += 16 + length
     return entries
+
+
+def frames(path: str | os.PathLike, start: int = 0) -> Iterator[bytes]:
+    """The records of a TFRecord file with their framing, from byte `start` to the first that is cut off or damaged."""
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        while len(head := stream.read(12)) == 12 and head[8:] == _masked_crc(head[:8]):
+            length = struct.unpack("<Q", head[:8])[0]
+            rest = stream.read(length + 4)
+            if len(rest) < length + 4 or rest[-4:] != _masked_crc(rest[:-4]):
+                return
+            yield head + rest
 
 
 def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:

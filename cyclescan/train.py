@@ -30,28 +30,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")
     parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")
+    parser.add_argument(
+        "--keep-states",
+        type=int,
+        default=None,
+        metavar="N",
+        help="keep the last N checkpoints whole, of those before only the networks that translate; 0 keeps all whole "
+        "(default: 3)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=None,
+        metavar="N",
+        help="stop when N checkpoints after the warm-up had no better validation score; 0: never (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
-    parser.add_argument("--resume", action="store_true", help="continue the run from its last checkpoint")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run from its last checkpoint, with the options it was begun with",
+    )
+    parser.add_argument(
+        "--resume-from",
+        type=int,
+        default=None,
+        metavar="STEP",
+        help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    for name in ("steps", "minutes", "checkpoint_every"):
+    for name, least in (("steps", 1), ("checkpoint_every", 1), ("keep_states", 0), ("patience", 0), ("resume_from", 0)):
         value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be positive.")
-    # checked before TensorFlow is imported, which takes seconds
-    chosen = preset(arguments.preset or "knee")
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
+
+    from cyclescan.training import checkpoints, stopping
+
     settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
-    chosen = chosen.with_settings(settings)
+    resume = arguments.resume or arguments.resume_from is not None
+    begun = checkpoints.read_run(arguments.run) if resume else None
+    # checked before TensorFlow is imported, which takes seconds
+    base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
+    chosen = base.with_settings(settings)
+    if begun and arguments.seed not in (None, begun.seed):
+        raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
 
-    from cyclescan.training import checkpoints, trainer
+    from cyclescan.training import trainer
 
-    if arguments.resume:
-        begun = checkpoints.read_run(arguments.run)
-        base = preset(arguments.preset) if arguments.preset else begun.config
-        chosen = base.with_settings(settings)
-        if arguments.seed not in (None, begun.seed):
-            raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
     try:
         trained = trainer.train(
             arguments.data,
@@ -61,11 +95,18 @@ def run(arguments: argparse.Namespace) -> int | None:
             seed=arguments.seed or 0,
             minutes=arguments.minutes,
             checkpoint_every=arguments.checkpoint_every,
-            resume=arguments.resume,
+            resume=resume,
+            resume_from=arguments.resume_from,
+            keep_states=arguments.keep_states,
+            patience=arguments.patience,
+            profile=arguments.profile,
         )
     except trainer.NotFiniteError as error:
         raise InputError(str(error)) from error
+    except stopping.Terminated:
+        return command.DONE  # saved, and the log says how to continue
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints))
+    return command.DONE
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +22,7 @@ from pathlib import Path
 import cyclescan
 from cyclescan import records
 from cyclescan.errors import InputError
-from cyclescan.files import make_folder, read_json, replacing, write_json
+from cyclescan.files import alone_in, make_folder, read_json, recover, replacing, write_json
 from data_prep import pseudonyms
 from data_prep.splits import DOMAINS, SPLITS
 
@@ -46,19 +44,10 @@ def opened(out: Path) -> Iterator[Path]:
         InputError: another process builds the same data set, or the folder cannot be written.
     """
     folder = make_folder(out.with_name(out.name + PARTIAL))
-    # a lock of the operating system: it ends with its process, also with one that was killed
-    try:
-        lock = open(folder / "lock", "w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another run is building {out}; wait for it, or give another --out.") from None
-        except OSError as error:
-            log.warning("%s cannot be locked (%s): see to it that no other run builds %s.", folder, error.strerror, out)
-        _clear(out, folder)
+    with alone_in(folder, f"Another run is building {out}; wait for it, or give another --out."):
+        for path in folder.glob(".*"):  # a run that was killed while it wrote
+            path.unlink()
+        recover(out.parent, out.name)
         try:
             yield folder
         except BaseException:
@@ -68,18 +57,6 @@ def opened(out: Path) -> Iterator[Path]:
                 shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
-
-
-def _clear(out: Path, folder: Path) -> None:
-    """Remove what a run left that was killed while it wrote, or while the new data set took the place of the old."""
-    for path in folder.glob(".*"):
-        path.unlink()
-    for path in out.parent.iterdir():
-        if re.fullmatch(rf"\.[0-9a-f]{{8}}\.(old|tmp)\.{re.escape(out.name)}", path.name):
-            if ".old." in path.name and not out.exists():
-                path.rename(out)  # killed between the two steps: the old one is all there is
-            else:
-                shutil.rmtree(path)
 
 
 def fingerprint(key: bytes, task) -> str:

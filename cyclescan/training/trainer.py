@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import dataclasses
+import errno
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +19,13 @@ from cyclescan import dataset, records
 from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
-from cyclescan.files import make_folder, replacing
-from cyclescan.training import checkpoints, schedules, validation
+from cyclescan.files import alone_in, make_folder
+from cyclescan.training import board, checkpoints, schedules, stopping, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
+from cyclescan.training.health import Health
+from cyclescan.training.journal import Journal
+from cyclescan.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +46,14 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = False,
     on_checkpoint: Callable[[int, CycleGAN], None] | None = None,
+    resume_from: int | None = None,
+    keep_states: int | None = None,
+    patience: int | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train on the records in `data` and leave everything in the folder `run`.
+
+    SIGTERM, SIGINT and a notebook's interrupt are obeyed when the step in hand is done and the run is saved.
 
     Args:
         data: a folder made by `data_prep build` (and `data_prep pair`, if the settings have a pair term).
@@ -49,82 +61,168 @@ def train(
         config: the settings; with `resume` they must equal those of the run.
         preset: the name under which the settings were chosen, for the record.
         seed: of weights, order, patches, augmentation, dropout and pools.
-        minutes: stop after this time (all sessions of the run together); the schedule is shortened to fit.
-        checkpoint_every: steps between checkpoints; by default a tenth of the run. The last step always has one.
-        resume: continue from the last checkpoint.
+        minutes: stop after this time (all sessions of the run together); the schedule is shortened to fit. A resumed
+            run keeps what it was begun with, unless that time is over: then it goes on to its last step.
+        checkpoint_every: steps between checkpoints; by default a tenth of the run. The last step always has one. A
+            resumed run keeps what it was begun with.
+        resume: continue from the last checkpoint, or from the beginning where there is none yet.
         on_checkpoint: called with the step and the networks after each checkpoint.
+        resume_from: continue from the checkpoint of this step, 0 for the beginning; later ones are removed.
+        keep_states: of how many checkpoints, the last ones, the whole state is kept, 0 for all; of those before, the
+            networks that translate. By default `checkpoints.KEEP_STATES`, or what the resumed run was begun with.
+
+        patience: stop when so many checkpoints had no better score, see `validation.stalled`; 0 for never, the default,
+            since a run that is cut short never gets the small learning rate of its end, and the best checkpoint can be
+            chosen without. A resumed run keeps what it was begun with.
+        profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
 
     Raises:
-        InputError: the data lack what the settings need, or a checkpoint does not fit.
+        InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full.
         NotFiniteError: a loss was not finite; the last good checkpoint stays.
+        stopping.Terminated: SIGTERM came; the run is saved.
+        KeyboardInterrupt: SIGINT came; the run is saved.
     """
     data, folder = Path(data), Path(run)
     info = records.read_info(data)
-    run = _open_run(folder, data, info, config, preset, seed, resume)
     _check_patch(data, config)
+    streams = _streams(data, config)
+    asked = {"minutes": minutes, "checkpoint_every": checkpoint_every, "keep_states": keep_states, "patience": patience}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    resume = resume or resume_from is not None
+    about = {key: info[key] for key in ("domains", "spacing_mm", "axes", "shape")}
+    fingerprint = records.fingerprint([entry for domain in ("a", "b") for entry in streams[domain].entries])
+    chosen = Run(folder, config, preset, about, str(data.resolve()), seed, fingerprint, **asked)
+    run = _resumed(chosen, asked) if resume else _begun(chosen)
+    with alone_in(folder, f"Another process is training {folder}; wait for it."), stopping.requests() as stop:
+        return _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile)
+
+
+def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
+    folder, config = run.path, run.config
     model = CycleGAN(config, run.seed)
     state = model.state()
-    elapsed = 0.0
-    if resume:
-        facts = checkpoints.restore(checkpoints.find(run), state, config)
-        elapsed = facts["seconds"]
-        log.info("resumed at step %d of %s", int(model.step), folder)
+    facts = checkpoints.resume(run, state, resume_from) if resume else {}
     first = int(model.step)
-    _trim_history(folder / "history.csv", first)
-    batches = _batches(data, config, run.seed, first)
-    validating = validation.patches(data, config.patch_shape)
-    every = checkpoint_every or max(1, math.ceil(config.steps / 10))
+    elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
+    # the terms of steps that are not in history.csv yet; JSON has no word for what is not finite
+    recent = [{k: math.nan if v is None else v for k, v in terms.items()} for terms in facts.get("recent", [])]
+    if resume:
+        log.info("resumed at step %d of %s", first, folder)
+        if "minutes" not in asked and run.minutes is not None and elapsed >= 60 * run.minutes:
+            log.info("its %g minutes are over; it goes on to step %d", run.minutes, config.steps)
+            run = dataclasses.replace(run, minutes=None)
+    minutes, every = run.minutes, run.checkpoint_every or max(1, math.ceil(config.steps / 10))
+    out_of_time = minutes is not None and elapsed >= 60 * minutes
+    unscored = facts.get("score", 0.0) is None  # the session before was stopped before it knew it
+    stalled = validation.stalled(run)
+    if (first >= config.steps or out_of_time or stalled) and not unscored:
+        log.info("%s is complete: nothing is left to do", folder)
+        return run
+    checkpoints.check_room(run, state, first, every)
+    if run != checkpoints.read_run(folder):
+        run.write()
+    batches = _batches(streams, config, run.seed, first)
+    validating, health = Validation(data, config), Health(config)
+    journal = Journal(folder, first)
     began = time.monotonic() - elapsed
-    writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
-    recent: list[dict] = []
-    waited = 0.0
-    with progress_bar(total=config.steps, initial=first, unit="step") as bar, writer.as_default():
-        for step in range(first + 1, config.steps + 1):
+    step = saved = first
+
+    def save(more: dict) -> None:
+        journal.sync()
+        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited, "step_seconds": busy}
+        checkpoints.save(run, step, state, about | more)
+
+    with (
+        _explaining_a_full_disk(run, state),
+        journal.writing(),
+        progress_bar(total=config.steps, initial=first, unit="step") as bar,
+        board.traced(folder / "tensorboard", first + 1, config.steps, profile) as traced,
+    ):
+
+        def validate() -> dict:
+            # a machine that is taken back leaves half a minute; a resumed run makes up for the score
+            seen = stop.unless_asked(lambda: validating.look(model.translators))
+            if seen is None:
+                return {"score": None}
+            health.look_at_checkpoint(step, seen)
+            return _show(run, validating, seen, step)
+
+        if unscored:
+            checkpoints.add_facts(run.checkpoints[first], validate())
+            stalled = validation.stalled(run)
+        while step < config.steps and not out_of_time and not stalled and stop.signal is None:
+            step += 1
             fraction = _fraction(step - 1, config.steps, time.monotonic() - began, minutes)
-            model.set_learning_rate(schedules.learning_rate(fraction, config.learning_rate, config.decay_from))
+            rate = schedules.learning_rate(fraction, config.learning_rate, config.decay_from)
+            model.set_learning_rate(rate)
             before = time.monotonic()
-            batch = next(batches)
-            waited += time.monotonic() - before
-            terms, measures = _take_step(model, batch, fraction)
-            recent.append(_finite(terms, step, run) | {name: float(value) for name, value in measures.items()})
+            with traced(step):
+                batch = next(batches)
+                waited += time.monotonic() - before
+                losses, measures = _take_step(model, batch, fraction)
+                recent.append(_tagged(losses, measures, step, run))
+            busy += time.monotonic() - before
             bar.update()
             seconds = time.monotonic() - began
             out_of_time = minutes is not None and seconds >= 60 * minutes
             last = step == config.steps or out_of_time
             if step % LOG_EVERY == 0 or last:
-                _log(folder, step, seconds, recent, bar, waited)
-                recent, waited = [], 0.0
+                board.scalars("speed", _speed(config, len(recent), busy, waited), step)
+                board.scalars("schedule", {"learning_rate": rate}, step)
+                health.look_at_losses(step, _log(journal, step, seconds, recent, bar))
+                recent, waited, busy = [], 0.0, 0.0
             if step % every == 0 or last:
-                score = validation.score(model.translators, validating)
-                facts = {"seconds": time.monotonic() - began, "score": score}
-                checkpoints.save(run, step, state, facts)
-                tf.summary.scalar("validation/score", score, step)
-                _sample_slices(model, batch, step)
+                save({"progress": fraction, **validate()})
+                saved = step
+                stalled = validation.stalled(run)
+                checkpoints.reduce(run)
                 if on_checkpoint:
                     on_checkpoint(step, model)
-            if out_of_time:
-                break
+        if stalled:
+            log.info("stopped at step %d: %d checkpoints had no better score; --weights best", step, run.patience)
+        if stop.signal is not None and step > saved:
+            save({})
+    if stop.signal is not None:
+        over = step == config.steps or out_of_time or stalled
+        what = "is complete" if over else "is saved; continue it with --resume"
+        log.info("%s: step %d of %d is done and %s %s", stop.name, step, config.steps, folder, what)
+        stop.obey()
     return run
 
 
-def _open_run(folder: Path, data: Path, info: dict, config: Config, preset: str, seed: int, resume: bool) -> Run:
-    if resume:
-        run = checkpoints.read_run(folder)
-        differing = [k for k, v in config.to_dict().items() if run.config.to_dict()[k] != v]
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"{folder} was begun with {key} = {getattr(run.config, key)}, not {getattr(config, key)}; "
-                "a resumed run keeps its settings."
-            )
-        return run
-    if (folder / "config.json").exists():
-        raise InputError(f"{folder} holds a run already; add --resume to continue it, or choose another folder.")
-    make_folder(folder)
-    about = {key: info[key] for key in ("domains", "spacing_mm", "axes", "shape")}
-    run = Run(folder, config, preset, about, str(data.resolve()), seed)
+def _begun(run: Run) -> Run:
+    if (run.path / "config.json").exists():
+        raise InputError(f"{run.path} holds a run already; add --resume to continue it, or choose another folder.")
+    if run.checkpoints:
+        raise InputError(
+            f"{run.path} holds the checkpoints of a run that has lost its config.json; choose another folder."
+        )
+    make_folder(run.path)
     run.write()
     return run
+
+
+def _resumed(chosen: Run, asked: dict) -> Run:
+    """The run in the folder of `chosen`, where that has the same settings and data, with what else was asked for."""
+    run = checkpoints.read_run(chosen.path)
+    settings = run.config.to_dict()
+    differing = [key for key, value in chosen.config.to_dict().items() if settings[key] != value]
+    if differing:
+        key = differing[0]
+        why = (
+            "the schedule depends on it from the first step on"
+            if key == "steps"
+            else "a resumed run keeps its settings"
+        )
+        raise InputError(
+            f"{run.path} was begun with {key} = {getattr(run.config, key)}, not {getattr(chosen.config, key)}; {why}."
+        )
+    if run.fingerprint and run.fingerprint != chosen.fingerprint:
+        raise InputError(
+            f"{run.path} was begun on other records than those that are in {chosen.records} now; give it those "
+            "with --data, or begin a new run."
+        )
+    return dataclasses.replace(run, **asked)
 
 
 def _check_patch(data: Path, config: Config) -> None:
@@ -137,17 +235,53 @@ def _check_patch(data: Path, config: Config) -> None:
         )
 
 
-def _batches(data: Path, config: Config, seed: int, first: int):
+def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
     paired = config.lambda_pair > 0
     if paired and not (data / "pairs").is_dir():
         raise InputError(
             f"The settings have a pair term (lambda_pair={config.lambda_pair:g}) but {data}/pairs is missing; make it "
             f"with `python -m data_prep pair {data}`, or train without: --set lambda_pair=0."
         )
-    streams = {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
+    return {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
+
+
+def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int):
+    paired = config.lambda_pair > 0
     return iter(
         dataset.batches(streams, config.patch_shape, config.batch_size, seed, config.augment, paired, start=first)
     )
+
+
+@contextlib.contextmanager
+def _explaining_a_full_disk(run: Run, state: tf.train.Checkpoint):
+    """Turn what the libraries make of a full disk into one sentence."""
+    try:
+        yield
+    except (OSError, InputError, tf.errors.OpError) as error:
+        reason = _disk_trouble(error)
+        if reason is None:
+            raise
+        raise InputError(checkpoints.no_room(run, state, reason)) from error
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """The system's words in an error or in one that it came from, when they are about a disk."""
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            # TensorFlow has no numbers and many classes, but it quotes the system
+            quoted = isinstance(error, tf.errors.OpError) and os.strerror(number) in str(error)
+            if quoted or (isinstance(error, OSError) and error.errno == number):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _show(run: Run, validating: Validation, seen: dict, step: int) -> dict:
+    """Show what the networks make of the fixed volumes; returns what the checkpoint says about it."""
+    score = validation.score(seen)
+    board.scalars("validation", {"score": score}, step)
+    board.validation(seen, validating.sources, run, step)
+    return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
 
 
 def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> float:
@@ -166,67 +300,38 @@ def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dic
     return model.warmup_step(batch, discriminators=adversarial_phase and soon)
 
 
-def _finite(terms: dict, step: int, run: Run) -> dict:
-    values = {name: float(value) for name, value in terms.items()}
+def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, float]:
+    """Losses, which must be finite, and measures, which need not, by TensorBoard's tags.
+
+    Raises:
+        NotFiniteError: a loss is not finite.
+    """
+    values = {name: float(value) for name, value in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
             kept = run.checkpoints
             where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
             raise NotFiniteError(f"The loss {name} is {value} at step {step}; {where}. Try a smaller learning_rate.")
-    return values
+    return {f"loss/{k}": v for k, v in values.items()} | {f"measure/{k}": float(v) for k, v in measures.items()}
 
 
-def _log(folder: Path, step: int, seconds: float, recent: list[dict], bar, waited: float) -> None:
-    names = sorted({name for terms in recent for name in terms})
-    means = {n: float(np.mean([terms[n] for terms in recent if n in terms])) for n in names}
-    row = {"step": step, "seconds": round(seconds, 2), **means}
-    _append_history(folder / "history.csv", row)
-    for name, value in means.items():
-        tf.summary.scalar(f"loss/{name}", value, step)
-    tf.summary.scalar("speed/input_seconds", waited / len(recent), step)
+def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -> dict[str, float]:
+    """Tell the means of the last steps; returns them by name."""
+    means = {}
+    for tag in sorted({tag for values in recent for tag in values}):
+        values = [row[tag] for row in recent if tag in row]
+        # a norm is infinite where float16 overflowed; losses are finite
+        room, _, name = tag.partition("/")
+        means[name] = float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
+        board.scalars(room, {name: means[name]}, step)
+    journal.add({"step": step, "seconds": round(seconds, 2), **means})
     shown = [n for n in ("pair_a2b", "pair_b2a", "cycle_aba", "cycle_bab") if n in means]
     bar.set_postfix({n: f"{means[n]:.3f}" for n in shown})
+    return means
 
 
-def _append_history(path: Path, row: dict) -> None:
-    """Append a row; columns that appear only later (the adversarial phase) are added to the whole file."""
-    columns, rows = _read_history(path)
-    added = [name for name in row if name not in columns]
-    if added:
-        _write_history(path, columns + added, [*rows, row])
-    else:
-        with open(path, "a", newline="", encoding="utf-8") as stream:
-            csv.DictWriter(stream, columns).writerow(row)
-
-
-def _trim_history(path: Path, step: int) -> None:
-    """Remove rows of steps that a resumed run will take again."""
-    columns, rows = _read_history(path)
-    if rows:
-        _write_history(path, columns, [row for row in rows if int(row["step"]) <= step])
-
-
-def _read_history(path: Path) -> tuple[list[str], list[dict]]:
-    if not path.exists():
-        return [], []
-    with open(path, newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        return list(reader.fieldnames or []), list(reader)
-
-
-def _write_history(path: Path, columns: list[str], rows: list[dict]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _sample_slices(model: CycleGAN, batch: dict, step: int) -> None:
-    """The middle sagittal slice of input, translation and cycle to TensorBoard, superior up and anterior left."""
-    for source, target in (("a", "b"), ("b", "a")):
-        real = batch[f"real_{source}"][:1]
-        fake = model.translators[f"{source}2{target}"](real, training=False)
-        cycled = model.translators[f"{target}2{source}"](fake, training=False)
-        middle = real.shape[1] // 2
-        rows = [tf.cast(v, tf.float32)[:, middle, ::-1, ::-1] for v in (real, fake, cycled)]
-        tf.summary.image(f"real_{source}, fake_{target}, cycled_{source}", (tf.concat(rows, 2) + 1) / 2, step)
+def _speed(config: Config, steps: int, seconds: float, waited: float) -> dict[str, float]:
+    """Of so many steps: without checkpoints and what belongs to them."""
+    rate = steps / seconds
+    voxels = 2 * config.batch_size * math.prod(config.patch_shape)  # of both domains
+    return {"steps_per_second": rate, "voxels_per_second": rate * voxels, "input_seconds": waited / steps}
