@@ -41,7 +41,8 @@ class CycleGAN(tf.Module):
         super().__init__(name="cyclegan")
         self.config = config
         self.distribution = distribution or Distribution()
-        # these are not on every replica, but on every worker
+        # these are on every worker, not on every replica; a replica only reads them
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.pools = {
             name: ImagePool(
                 config.pool_size if self.adversarial else 0,
@@ -81,7 +82,6 @@ class CycleGAN(tf.Module):
             for name, group in networks.items()
         }
         self.optimizers = {name: self._optimizer(variables) for name, variables in self.trained.items()}
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     @property
     def adversarial(self) -> bool:
@@ -89,13 +89,11 @@ class CycleGAN(tf.Module):
         return self.config.lambda_adversarial > 0
 
     def state(self) -> tf.train.Checkpoint:
-        """Everything that changes while training."""
+        """Everything that changes while training; all that chance decides is a function of the step and the seed."""
         return tf.train.Checkpoint(
             step=self.step,
             generator_optimizer=self.optimizers["generators"],
             discriminator_optimizer=self.optimizers["discriminators"],
-            # of the dropout; TensorFlow does not find Keras' seed generators by itself
-            random_state=[v for d in self.discriminators.values() for v in d.non_trainable_variables],
             **{f"generator_{k}": v for k, v in self.generators.items()},
             **{f"translator_{k}": v for k, v in self.translators.items()},
             **{f"discriminator_{k}": v for k, v in self.discriminators.items()},

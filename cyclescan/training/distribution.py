@@ -179,7 +179,7 @@ class Distribution:
         return self._strategy.experimental_local_results(total)[0]
 
     @contextlib.contextmanager
-    def losing_no_time(self) -> Iterator[None]:
+    def explaining_a_lost_worker(self) -> Iterator[None]:
         """Turn what TensorFlow raises when another worker has gone into one sentence.
 
         Raises:
