@@ -167,9 +167,7 @@ class CycleGAN(tf.Module):
 
         total, volumes = part(0)
         kept = {key: tf.TensorArray(value.dtype, parts).write(0, value) for key, value in volumes.items()}
-        _, total, kept = tf.while_loop(
-            lambda number, *_: number < parts, add, (1, total, kept), parallel_iterations=1
-        )
+        _, total, kept = tf.while_loop(lambda number, *_: number < parts, add, (1, total, kept), parallel_iterations=1)
         return total, {key: tf.reshape(array.stack(), (-1, *volumes[key].shape[1:])) for key, array in kept.items()}
 
     def _gradients(self, batch: dict, part: int | tf.Tensor, generator_terms, discriminators: bool):

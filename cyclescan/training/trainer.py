@@ -162,7 +162,6 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
             checkpoints.add_facts(run.checkpoints[first], validate())
             stalled = validation.stalled(run)
 
-
         def turn() -> Turn:
             done = step >= config.steps or out_of_time or stalled
             return devices.agree(done, stop.signal is not None, time.monotonic() - began)
