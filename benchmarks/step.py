@@ -1,10 +1,14 @@
 """The training step against the machine's float32 matrix-product peak, and the input pipeline against the step.
 
     python -m benchmarks.step [--preset demo] [--set KEY=VALUE ...]
+    python -m benchmarks.step --preset cyclescan --set patch_shape=32,64,64 --plain
 
 Prints, from one run: the peak (a 4096 x 4096 product), operations of the convolutions of one step, the floor
 (operations over peak), the time and the fraction of the peak, for the warm-up step and for the whole step; then the
-time the input pipeline needs for a batch when nothing else runs, as a fraction of the step.
+time the input pipeline needs for a batch when nothing else runs, as a fraction of the step. The bytes are those of
+weights, gradients and moments that the optimizer has to move. With --plain the same step as `benchmarks.plain` writes
+it is timed beside ours, each in a process of its own, ours in the middle: with oneDNN and with TensorFlow's flags as
+they are on a machine where it is off.
 Gradients to inputs and to weights cost as much as a forward pass each; the gradient of the generators' adversarial term
 to the discriminators' weights is not needed and not counted.
 """
@@ -12,6 +16,9 @@ to the discriminators' weights is not needed and not counted.
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -70,6 +77,15 @@ def volumes(config) -> dict:
     return batch | {key: tf.ones(config.batch_size) for key in ("weight_a", "weight_b")}
 
 
+def plain(arguments, onednn: bool) -> float:
+    """Seconds of the plain transcription's step."""
+    command = [sys.executable, "-m", "benchmarks.plain", "--preset", arguments.preset]
+    command += ["--set", *arguments.settings] if arguments.settings else []
+    command += ["--steps", "3" if onednn else "1"]
+    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
+    return float(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
 def pipeline(config) -> float:
     """Seconds a batch takes to read, crop and augment."""
     from cyclescan import dataset, records
@@ -100,11 +116,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--plain", action="store_true", help="time a plain transcription of the step as well")
     arguments = parser.parse_args()
     config = preset(arguments.preset).with_settings(arguments.settings)
 
     from cyclescan.training.cyclegan import CycleGAN
 
+    others = {"with oneDNN": plain(arguments, True)} if arguments.plain else {}
     model, batch, top = CycleGAN(config, 0), volumes(config), peak()
     counted = operations(config, model)
     print(f"preset {arguments.preset}, patch {config.patch_shape}, batch {config.batch_size}, {config.precision}")
@@ -113,12 +131,18 @@ def main() -> None:
     seconds = {}
     for name, step in steps.items():
         if counted[name]:
-            seconds[name] = best_of(lambda step=step: [float(v) for v in step(batch).values()])
+            seconds[name] = best_of(lambda step=step: [float(v) for v in step(batch)[0].values()])
             done, floor = counted[name], counted[name] / top
             print(
                 f"{name:8} step   {seconds[name]:8.3f} s, {done / 1e9:.1f} GFLOP, floor {floor:.3f} s, "
                 f"{100 * floor / seconds[name]:.0f} % of the peak"
             )
+    weights = sum(v.shape.num_elements() for variables in model.trained.values() for v in variables)
+    print(f"optimizer       {28 * weights / 1e9:8.2f} GB moved a step")
+    if arguments.plain:
+        others["without oneDNN"] = plain(arguments, False)
+    for flags, took in others.items():
+        print(f"plain step      {took:8.3f} s {flags}: {took / seconds['whole']:.2f} times as long")
     spent = pipeline(config)
     print(f"input pipeline  {spent:8.4f} s a batch, {100 * spent / min(seconds.values()):.1f} % of the shortest step")
 

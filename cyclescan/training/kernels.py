@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-# Convolutions onto a grid of so many voxels, and transposed ones from there, are done as matrix products.
+# Convolutions onto a grid of at most so many voxels, and transposed ones from there, are done as matrix products.
 FEW_VOXELS = 64
+FEW_VOXELS_TRANSPOSED = 256
 
 
 def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor:
@@ -45,12 +46,17 @@ def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor:
 
 
 def _convolution(layer: layers.Conv3D, volumes: tf.Tensor) -> tf.Tensor | None:
+    if layer.groups != 1 or set(layer.dilation_rate) != {1}:
+        return None
+    if layer.filters == 1 and layer.padding == "same" and all(s == 1 for s in layer.strides) and _odd(layer):
+        weights = tf.cast(layer.kernel.value, layer.compute_dtype)
+        return _finished(layer, _onto_one_channel(tf.cast(volumes, layer.compute_dtype), weights))
     batch, *edges, _ = volumes.shape
     selections = [
         _selection(n, k, s, layer.padding) for n, k, s in zip(edges, layer.kernel_size, layer.strides, strict=True)
     ]
     grid = [len(selection) // k for selection, k in zip(selections, layer.kernel_size, strict=True)]
-    if math.prod(grid) > FEW_VOXELS or layer.groups != 1 or set(layer.dilation_rate) != {1}:
+    if math.prod(grid) > FEW_VOXELS:
         return None
     columns = tf.cast(volumes, layer.compute_dtype)
     for axis in (3, 2, 1):
@@ -65,14 +71,40 @@ def _convolution(layer: layers.Conv3D, volumes: tf.Tensor) -> tf.Tensor | None:
     return _finished(layer, tf.reshape(tf.transpose(result), (batch, d, h, w, layer.filters)))
 
 
+def _odd(layer: layers.Conv3D) -> bool:
+    return all(k % 2 for k in layer.kernel_size)
+
+
+@tf.custom_gradient
+def _onto_one_channel(volumes: tf.Tensor, weights: tf.Tensor):
+    """A convolution of odd kernel, stride 1 and one filter, whose gradient to the weights is computed the other way.
+
+    It is the correlation of the volumes with the gradient that arrives. oneDNN is slow where the latter is the one with
+    a single channel, and fast where the former is: exchanged, the correlation is the same one mirrored.
+    """
+    options = {"strides": [1] * 5, "padding": "SAME"}
+
+    def gradients(upstream):
+        to_volumes = tf.raw_ops.Conv3DBackpropInputV2(
+            input_sizes=tf.shape(volumes), filter=weights, out_backprop=upstream, **options
+        )
+        exchanged = tf.transpose(weights, (0, 1, 2, 4, 3))
+        mirrored = tf.raw_ops.Conv3DBackpropFilterV2(
+            input=upstream, filter_sizes=tf.shape(exchanged), out_backprop=volumes, **options
+        )
+        return to_volumes, tf.transpose(tf.reverse(mirrored, [0, 1, 2]), (0, 1, 2, 4, 3))
+
+    return tf.nn.conv3d(volumes, weights, **options), gradients
+
+
 def _transposed_convolution(layer: layers.Conv3DTranspose, volumes: tf.Tensor) -> tf.Tensor | None:
     batch, *grid, channels = volumes.shape
-    if math.prod(grid) > FEW_VOXELS or layer.padding != "same" or set(layer.dilation_rate) != {1}:
+    # nor has oneDNN a fast way to a single channel
+    few = math.prod(grid) <= FEW_VOXELS_TRANSPOSED or layer.filters == 1
+    if not few or layer.padding != "same" or set(layer.dilation_rate) != {1}:
         return None
     weights = tf.reshape(tf.cast(layer.kernel.value, layer.compute_dtype), (-1, channels))
-    columns = tf.matmul(
-        weights, tf.reshape(tf.cast(volumes, layer.compute_dtype), (-1, channels)), transpose_b=True
-    )
+    columns = tf.matmul(weights, tf.reshape(tf.cast(volumes, layer.compute_dtype), (-1, channels)), transpose_b=True)
     columns = tf.reshape(columns, (*layer.kernel_size, layer.filters, batch, *grid))
     columns = tf.transpose(columns, (4, 5, 0, 6, 1, 7, 2, 3))
     taps = [n * k for n, k in zip(grid, layer.kernel_size, strict=True)]
@@ -85,7 +117,7 @@ def _transposed_convolution(layer: layers.Conv3DTranspose, volumes: tf.Tensor) -
 
 @functools.cache
 def _selection(size: int, kernel: int, stride: int, padding: str) -> np.ndarray:
-    """Which of `size` voxels each tap meets: (outputs * kernel, size), of 0 and 1; a row of 0 where it meets padding."""
+    """Which of `size` voxels each tap meets: (outputs * kernel, size), of 0 and 1; no 1 where it meets padding."""
     outputs = -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
     # as TensorFlow pads: what is missing at the ends, the larger half behind
     before = max(0, (outputs - 1) * stride + kernel - size) // 2 if padding == "same" else 0

@@ -1,10 +1,12 @@
 """The step, against a plain transcription of it."""
 
-import keras
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.plain import PlainCycleGAN
 from cyclescan.config import Config
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.image_pool import ImagePool
@@ -28,41 +30,121 @@ def weights(model):
     return [v.numpy() for v in model.trained["generators"] + model.trained["discriminators"]]
 
 
-def plain_step(model, data, config):
-    """The step as the CycleGAN tutorial writes it: one call per volume, four tapes in one, nothing shared."""
-    g, f = model.generators["a2b"], model.generators["b2a"]
-    d_a, d_b = model.discriminators["a"], model.discriminators["b"]
-    a, b = data["real_a"], data["real_b"]
-    mae = lambda x, y: tf.reduce_mean(tf.abs(x - y))  # noqa: E731
-    bce = keras.losses.BinaryCrossentropy(from_logits=True)
-    with tf.GradientTape(persistent=True) as tape:
-        fake_b, fake_a = g(a, training=True), f(b, training=True)
-        cycled_a, cycled_b = f(fake_b, training=True), g(fake_a, training=True)
-        cycle = config.lambda_cycle * (mae(cycled_a, a) + mae(cycled_b, b))
-        identity = config.lambda_identity * (mae(g(b, training=True), b) + mae(f(a, training=True), a))
-        one, zero = tf.ones_like(d_a(a)), tf.zeros_like(d_a(a))
-        generators = cycle + identity + bce(one, d_b(fake_b)) + bce(one, d_a(fake_a))
-    gradients = tape.gradient(generators, model.trained["generators"])
-    model.optimizers["generators"].apply(gradients, model.trained["generators"])
-    with tf.GradientTape() as tape:
-        discriminators = 0.5 * (bce(one, d_a(a)) + bce(zero, d_a(fake_a)) + bce(one, d_b(b)) + bce(zero, d_b(fake_b)))
-    gradients = tape.gradient(discriminators, model.trained["discriminators"])
-    model.optimizers["discriminators"].apply(gradients, model.trained["discriminators"])
-    return float(generators), float(discriminators)
-
-
 def test_step_equals_a_plain_transcription_of_the_seeds():
-    config = SETTINGS.with_settings(["adversarial_loss=bce", "lambda_identity=10"])
-    ours, plain = CycleGAN(config, 1), CycleGAN(config, 1)
+    """In losses, in gradients and, from step to step, in weights; deep levels, so that every kernel of ours is used."""
+    config = SETTINGS.with_settings(
+        "adversarial_loss=bce lambda_identity=10 generator_upsampling=transposed generator_kernel=4 "
+        "generator_full_resolution_filters=0 generator_decoder_width=2 generator_levels=3".split()
+    )
+    ours, plain, data = CycleGAN(config, 1), PlainCycleGAN(config, 1), batch()
+    networks = [*ours.generators.values(), *ours.discriminators.values()]
     for _ in range(2):
-        terms = {k: float(v) for k, v in ours.train_step(batch())[0].items()}
-        expected = plain_step(plain, batch(), config)
-        total = sum(ours._weight(k) * v for k, v in terms.items() if not k.startswith("discriminator"))
-        assert total == pytest.approx(expected[0], rel=1e-4)
-        assert terms["discriminator_a"] + terms["discriminator_b"] == pytest.approx(expected[1], rel=1e-4)
-    # Adam's first steps are +-learning_rate whatever the gradient's size, so compare by its scale
-    for mine, theirs in zip(weights(ours), weights(plain), strict=True):
-        assert np.abs(mine - theirs).mean() < 0.05 * config.learning_rate
+        expected, wanted = plain.gradients(data["real_a"], data["real_b"])
+        gradients, terms, _ = ours._gradients(data, 0, ours._generator_terms, True)
+        got = gradients["generators"] + gradients["discriminators"]
+        for mine, theirs in zip(got, itertools.chain(*wanted), strict=True):
+            # a ReLU whose input is 0 up to rounding may go either way
+            assert np.linalg.norm(mine - theirs) < 5e-3 * np.linalg.norm(theirs) + 1e-6
+        terms = {name: float(value) for name, value in terms.items()}
+        cycle = 10 * (terms["cycle_aba"] + terms["cycle_bab"])
+        totals = [
+            terms["adversarial_a2b"] + cycle + 10 * terms["identity_b"],
+            terms["adversarial_b2a"] + cycle + 10 * terms["identity_a"],
+            terms["discriminator_a"],
+            terms["discriminator_b"],
+        ]
+        np.testing.assert_allclose(totals, expected, rtol=1e-5)
+        ours.train_step(data)
+        plain.step(data["real_a"], data["real_b"])
+        for mine, theirs in zip(networks, plain.networks, strict=True):
+            for x, y in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+                # Adam's first steps are +-learning_rate even where a gradient is 0 but for rounding
+                assert np.median(np.abs(x - y)) < 1e-3 * config.learning_rate
+                assert np.abs(x - y).mean() < 0.02 * config.learning_rate
+
+
+@pytest.mark.parametrize("settings", [["batch_size=4", "accumulate=2"], ["batch_size=4", "accumulate=4"]])
+def test_parts_of_a_batch_give_the_step_of_the_whole(settings):
+    config = SETTINGS.with_settings(["batch_size=4", "lambda_identity=1"])
+    whole, parts = CycleGAN(config, 0), CycleGAN(config.with_settings(settings), 0)
+    for _ in range(2):
+        expected, measured = whole.train_step(batch(size=4))
+        got, measures = parts.train_step(batch(size=4))
+    for these, those in ((expected, got), (measured, measures)):
+        assert these.keys() == those.keys()
+        np.testing.assert_allclose([float(v) for v in these.values()], [float(v) for v in those.values()], rtol=1e-3)
+    for mine, theirs in zip(weights(whole), weights(parts), strict=True):
+        assert np.abs(mine - theirs).mean() < 0.02 * config.learning_rate
+
+
+def test_parts_of_a_batch_draw_patches_of_their_own_from_the_pool():
+    model = CycleGAN(SETTINGS.with_settings(["batch_size=4", "accumulate=4", "pool_size=8"]), 0)
+    model.train_step(batch(size=4))
+    pool = model.pools["a"]
+    assert int(pool.filled) == 4
+    stored = pool.patches.numpy()[:4].reshape(4, -1)
+    assert len(np.unique(stored, axis=0)) == 4
+
+
+def test_generators_that_are_computed_again_give_the_same_step():
+    plain, again = CycleGAN(SETTINGS, 0), CycleGAN(SETTINGS.with_settings(["rematerialize=true"]), 0)
+    for _ in range(2):
+        expected, _ = plain.train_step(batch())
+        got, _ = again.train_step(batch())
+    np.testing.assert_allclose([float(v) for v in expected.values()], [float(v) for v in got.values()], rtol=1e-5)
+    for mine, theirs in zip(weights(plain), weights(again), strict=True):
+        assert np.abs(mine - theirs).mean() < 0.02 * SETTINGS.learning_rate
+
+
+def test_measures_of_a_step_by_their_definitions():
+    model = CycleGAN(SETTINGS, 0)
+    gradients, _, before = model._gradients(batch(), 0, model._generator_terms, True)
+    logits = {n: [model.discriminators[n](x, training=True) for x in (batch()[f"real_{n}"],)] for n in "ab"}
+    _, measures = model.train_step(batch())
+    assert set(measures) == {"accuracy_a", "accuracy_b", "gradient_norm_generators", "gradient_norm_discriminators"}
+    for name in ("generators", "discriminators"):
+        norm = np.sqrt(sum(np.square(g.numpy()).sum() for g in gradients[name]))
+        assert float(measures[f"gradient_norm_{name}"]) == pytest.approx(norm, rel=1e-4)
+    for name in "ab":
+        assert float(measures[f"accuracy_{name}"]) == pytest.approx(float(before[f"accuracy_{name}"]), abs=1e-6)
+        assert np.asarray(logits[name][0]).shape[-1] == 1
+
+
+def test_r1_is_the_squared_gradient_on_real_volumes():
+    config = SETTINGS.with_settings(["lambda_r1=3"])
+    model, without = CycleGAN(config, 0), CycleGAN(SETTINGS, 0)
+    real = batch()["real_a"]
+    step = 1e-2 * np.random.default_rng(1).normal(size=real.shape).astype("f4")
+    with tf.GradientTape() as tape:
+        tape.watch(real)
+        total = tf.reduce_sum(model.discriminators["a"](real, training=True))
+    gradient = tape.gradient(total, real).numpy()
+    # the gradient itself, by a difference in a random direction
+    change = [float(tf.reduce_sum(model.discriminators["a"](real + s * step, training=True))) for s in (-0.5, 0.5)]
+    assert change[1] - change[0] == pytest.approx(float((gradient * step).sum()), rel=0.05)
+    logits = model.discriminators["a"](real).numpy().size
+    terms, _ = model.train_step(batch())
+    assert float(terms["r1_a"]) == pytest.approx(0.5 * np.square(gradient).sum() / logits, rel=1e-3)
+    plain, _ = without.train_step(batch())
+    assert float(terms["discriminator_a"]) == pytest.approx(float(plain["discriminator_a"]), rel=1e-4)
+
+
+def test_spectral_norm_bounds_every_kernel_and_is_seeded():
+    config = SETTINGS.with_settings(["discriminator_normalization=spectral", "learning_rate=0.01"])
+
+    def trained():
+        model = CycleGAN(config, 0)
+        for _ in range(12):
+            model.train_step(batch())
+        discriminator = model.discriminators["a"]
+        discriminator(batch()["real_a"], training=True)  # normalises what the last step has changed
+        return [v.numpy() for v in discriminator.trainable_variables if v.name == "kernel"]
+
+    kernels, again = trained(), trained()
+    assert len(kernels) == 3
+    for one, other in zip(kernels, again, strict=True):
+        assert np.array_equal(one, other)
+        assert np.linalg.svd(one.reshape(-1, one.shape[-1]))[1][0] == pytest.approx(1.0, abs=0.1)
 
 
 def test_discriminators_learn_in_the_warmup_when_they_are_to_and_the_generators_do_not_notice():
@@ -136,16 +218,51 @@ def test_mixed_precision_updates_like_float32(precision):
     assert np.linalg.norm(other) == pytest.approx(np.linalg.norm(one), rel=0.1)
 
 
-def test_float16_scales_the_loss_and_skips_an_overflow():
-    model = CycleGAN(SETTINGS.with_settings(["precision=mixed_float16"]), 0)
-    optimizer = model.optimizers["generators"]
-    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    scale = float(optimizer.dynamic_scale)
-    before = [v.numpy() for v in model.trained["generators"]]
-    bad = [tf.fill(v.shape, np.inf) for v in model.trained["generators"]]
-    optimizer.apply(bad, model.trained["generators"])
-    assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.trained["generators"], strict=True))
-    assert float(optimizer.dynamic_scale) == scale / 2
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_a_short_run_in_mixed_precision_learns_what_float32_learns(precision):
+    config = SETTINGS.with_settings(["lambda_pair=10", "lambda_cycle=1", "learning_rate=0.002", "average_decay=0.5"])
+    data, curves = batch(paired=True), {}
+    for name in ("float32", precision):
+        model = CycleGAN(config.with_settings([f"precision={name}"]), 0)
+        steps = [model.train_step(data)[0] for _ in range(40)]
+        curves[name] = [float(s["pair_a2b"]) + float(s["pair_b2a"]) for s in steps]
+    one, other = np.array(list(curves.values()))
+    assert one[-1] < 0.95 * one[0]
+    np.testing.assert_allclose(other, one, rtol=0.05)
+
+
+def test_an_overflow_in_float16_skips_the_step_and_nothing_else():
+    model = CycleGAN(SETTINGS.with_settings(["precision=mixed_float16", "average_decay=0.9", "pool_size=4"]), 0)
+    model.train_step(batch())
+    kept = [v.numpy() for o in model.optimizers.values() for v in o.inner_optimizer.variables] + weights(model)
+    too_much = 2.0**40
+    for optimizer in model.optimizers.values():
+        optimizer.dynamic_scale.assign(too_much)
+    losses, measures = model.train_step(batch())
+    assert all(np.isfinite(float(v)) for v in losses.values())
+    assert int(model.step) == 2
+    assert int(model.pools["a"].filled) == 2
+    for name, optimizer in model.optimizers.items():
+        assert not np.isfinite(float(measures[f"gradient_norm_{name}"]))
+        assert float(measures[f"loss_scale_{name}"]) == too_much
+        assert float(optimizer.dynamic_scale) == too_much / 2
+    after = [v.numpy() for o in model.optimizers.values() for v in o.inner_optimizer.variables] + weights(model)
+    assert all(np.array_equal(x, y) for x, y in zip(kept, after, strict=True))
+    for _ in range(40):
+        _, measures = model.train_step(batch())
+    assert float(measures["loss_scale_generators"]) < 2.0**24
+    assert np.isfinite(float(measures["gradient_norm_generators"]))
+    moved = [not np.array_equal(x, y) for x, y in zip(kept[-len(weights(model)) :], weights(model), strict=True)]
+    assert all(moved)
+
+
+def test_gradient_norm_in_float16_is_that_of_the_unscaled_gradients():
+    norms = []
+    for precision in ("float32", "mixed_float16"):
+        model = CycleGAN(SETTINGS.with_settings([f"precision={precision}"]), 0)
+        _, measures = model.train_step(batch())
+        norms.append([float(measures[f"gradient_norm_{name}"]) for name in ("generators", "discriminators")])
+    np.testing.assert_allclose(norms[1], norms[0], rtol=0.05)
 
 
 def test_batch_of_two_is_the_mean_of_its_volumes():
