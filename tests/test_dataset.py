@@ -44,12 +44,17 @@ def test_orders_of_the_domains_are_independent_and_change(tiny_records):
     assert len({tuple(o) for o in orders["a"]}) > 1
 
 
-def test_a_resumed_stream_continues(tiny_records):
-    whole = take(tiny_records, 7, augment=True, shape=(4, 8, 8))
-    rest = take(tiny_records, 3, augment=True, shape=(4, 8, 8), start=4)
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("split", ["train", "pairs"])
+def test_a_resumed_stream_continues(tiny_records, split, batch_size):
+    """Each batch is a function of seed and step: across epochs, with augmentation, pairs and their weights."""
+    options = {"augment": True, "shape": (4, 8, 8), "batch_size": batch_size, "paired": split == "pairs", "seed": 7}
+    whole = take(tiny_records, 7, split, **options)
+    rest = take(tiny_records, 3, split, start=4, **options)
     for expected, got in zip(whole[4:], rest, strict=True):
-        np.testing.assert_array_equal(expected["real_a"], got["real_a"])
-        np.testing.assert_array_equal(expected["real_b"], got["real_b"])
+        assert expected.keys() == got.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(value, got[key])
 
 
 def test_pairs_are_cropped_and_mirrored_together(tiny_records):

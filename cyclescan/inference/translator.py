@@ -154,7 +154,7 @@ class Translator:
             version=checkpoint.name,
             weights=str(weights),
             step=facts["step"],
-            sha256=saved_model.identity(facts["sha256"]),
+            sha256=saved_model.identity(checkpoints.checksums(checkpoint)),
             preset=run.preset,
             cyclescan_version=__version__,
         )

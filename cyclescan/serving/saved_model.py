@@ -253,7 +253,7 @@ def _card(run: Run, checkpoint: Path, version: int, weights, window, max_voxels:
         "step": facts["step"],
         "score": facts.get("score"),
         "weights": str(weights),
-        "checkpoint_sha256": identity(facts["sha256"]),
+        "checkpoint_sha256": identity(checkpoints.checksums(checkpoint)),
         "directions": {
             direction: {"source": source, "target": target, "path": f"{direction}/{version}"}
             for direction, (source, target) in names.items()

@@ -165,23 +165,36 @@ def add_facts(path: Path, facts: dict) -> None:
 def reduce(run: Run) -> None:
     """Keep the whole state of the last `run.keep_states` checkpoints alone, of those before the networks to translate.
 
-    A checkpoint that is damaged is left as it is.
+    Those before that only a signal caused are removed. A checkpoint that is damaged is left as it is.
     """
+    kept = run.keep_states
+    for path in list(run.checkpoints.values())[:-kept] if kept else []:
+        try:
+            facts = _about(path)
+            if facts.get("unplanned"):
+                remove_folder(path)
+            elif facts.get("whole", True):
+                _reduce_one(run, path, facts)
+        except InputError as error:
+            if isinstance(error.__cause__, OSError):  # a full disk, most likely
+                raise
+            log.warning("%s It is left as it is.", error)
+
+
+def _reduce_one(run: Run, path: Path, facts: dict) -> None:
     import tensorflow as tf
 
-    whole = [step for step, path in run.checkpoints.items() if _about(path).get("whole", True)]
-    for step in whole[: -run.keep_states] if run.keep_states else []:
-        path = run.checkpoints[step]
-        try:
-            with tf.device("/CPU:0"):  # the accelerator's memory belongs to the training
-                networks = {
-                    f"translator_{direction}": _translator(path, run.config, direction) for direction in DIRECTIONS
-                }
-        except InputError as error:
-            log.warning("%s It is left as it is.", error)
-            continue
-        facts = {k: v for k, v in _about(path).items() if k not in ("sha256", "recent")}
-        save(run, step, tf.train.Checkpoint(**networks), facts | {"whole": False})
+    with tf.device("/CPU:0"):  # the accelerator's memory belongs to the training
+        networks = {f"translator_{direction}": _translator(path, run.config, direction) for direction in DIRECTIONS}
+    facts = {k: v for k, v in facts.items() if k not in ("sha256", "recent")}
+    facts |= {"whole": False, "sha256_when_whole": checksums(path)}
+    save(run, facts["step"], tf.train.Checkpoint(**networks), facts)
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a checkpoint as it was first written, which says what its networks are."""
+    facts = _about(path)
+    return facts.get("sha256_when_whole", facts["sha256"])
 
 
 def restore(path: Path, state, config: Config) -> dict:
@@ -197,10 +210,8 @@ def restore(path: Path, state, config: Config) -> dict:
         state.read(str(path / "state")).assert_consumed()
     except (AssertionError, ValueError, *_tensorflow_errors()) as error:
         others = _other_versions(facts)
-        hint = f" It was saved with {others}; go on with these versions, or begin a new run." if others else ""
-        raise InputError(
-            f"The checkpoint {path} does not hold the whole state ({_first_line(error)}).{hint}"
-        ) from error
+        hint = f" It was saved with {others}; go on with those, or begin a new run." if others else ""
+        raise InputError(f"{path} does not hold the whole state ({_first_line(error)}).{hint}") from error
     return facts
 
 
@@ -221,8 +232,9 @@ def resume(run: Run, state, step: int | None = None) -> dict:
     Raises:
         InputError: the checkpoint cannot be used; the message names the last one that can, and how to use it.
     """
-    if (run.path / "checkpoints").is_dir():
-        recover(run.path / "checkpoints")
+    for folder in (run.path, run.path / "checkpoints", run.path / "tensorboard"):
+        if folder.is_dir():
+            recover(folder)
     existing = run.checkpoints
     chosen = max(existing, default=0) if step is None else step
     facts = {}

@@ -17,9 +17,10 @@ from cyclescan.training.validation import Seen
 
 log = logging.getLogger(__name__)
 
-ALIKE = 0.05  # `variety`, see `validation.Seen` (0.26 to 0.55)
-OPPOSITE = -0.2  # `partner` (0.74 to 0.95)
-AT_THE_ENDS = 0.25  # `ends` (-0.04 to -0.01)
+ALIKE = 0.05  # `variety`, see `validation.Seen` (0.16 to 0.59)
+OPPOSITE = -0.2  # `partner` (0.78 to 0.95)
+AT_THE_ENDS = 0.25  # `ends` (-0.04 to 0.00)
+NOT_BEFORE = 100  # steps; an untrained network looks collapsed
 WINDOWS = 10  # logged means that a judgement on losses needs
 ALL_RIGHT = 0.99  # accuracy of a discriminator
 VANISHED = 1e-3  # a gradient norm as a share of what it was at first
@@ -51,8 +52,10 @@ class Health:
     def look_at_checkpoint(self, step: int, seen: Mapping[str, Seen]) -> None:
         """Look at what the networks make of the fixed volumes.
 
-        A condition must last for two checkpoints: in its first steps every run is collapsed.
+        A condition must last for two checkpoints; one may be bad.
         """
+        if step < NOT_BEFORE:
+            return
         found = {}
         for direction, what in seen.items():
             m = what.measures

@@ -35,7 +35,7 @@ STOPPED = "Another worker was asked to end; {folder} is saved. Start all workers
 
 
 class NotFiniteError(RuntimeError):
-    """A loss became NaN or infinite; the message names the term and the step."""
+    """A loss or a translation became NaN or infinite; the message names it and the step."""
 
 
 def train(
@@ -82,7 +82,7 @@ def train(
     Raises:
         InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full; or the
             batch cannot be divided among the devices.
-        NotFiniteError: a loss was not finite; the last good checkpoint stays.
+        NotFiniteError: a loss or a translation was not finite; the last good checkpoint stays.
         WorkerLostError: of several machines another one has ended.
         stopping.Terminated: SIGTERM came; the run is saved.
         KeyboardInterrupt: SIGINT came; the run is saved.
@@ -113,8 +113,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     facts = _restored(devices, run, state, resume_from) if resume else {}
     first = int(model.step)
     elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
-    # the terms of steps that are not in history.csv yet; JSON has no word for what is not finite
-    recent = [{k: math.nan if v is None else v for k, v in terms.items()} for terms in facts.get("recent", [])]
+    # the terms of steps that are not in history.csv yet, as texts: JSON has no word for what is not finite
+    recent = [{name: float(text) for name, text in terms.items()} for terms in facts.get("recent", [])]
     if resume:
         log.info("resumed at step %d of %s", first, folder)
         if "minutes" not in asked and run.minutes is not None and elapsed >= 60 * run.minutes:
@@ -140,7 +140,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
 
     def save(more: dict) -> None:
         journal.sync()
-        about = {"seconds": time.monotonic() - began, "recent": recent, "input_seconds": waited, "step_seconds": busy}
+        texts = [{name: repr(value) for name, value in terms.items()} for terms in recent]
+        about = {"seconds": time.monotonic() - began, "recent": texts, "input_seconds": waited, "step_seconds": busy}
         checkpoints.save(run, step, state, about | more)
 
     with (
@@ -152,11 +153,18 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
 
         def validate() -> dict:
             # a machine that is taken back leaves half a minute; a resumed run makes up for the score
-            seen = stop.unless_asked(lambda: validating.look(model.translators))
-            if seen is None:
+            try:
+                found = stop.unless_asked(lambda: _scored(validating.look(model.translators)))
+            except FloatingPointError as error:
+                # before it is saved: the last good checkpoint is one that translates
+                raise _not_finite(f"translation {error}", math.nan, step, run) from error
+            if found is None:
                 return {"score": None}
+            seen, score = found
             health.look_at_checkpoint(step, seen)
-            return _show(run, validating, seen, step)
+            board.scalars("validation", {"score": score}, step)
+            board.validation(seen, validating.sources, run, step)
+            return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
 
         if unscored:
             checkpoints.add_facts(run.checkpoints[first], validate())
@@ -197,7 +205,7 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
         if stalled:
             log.info("stopped at step %d: %d checkpoints had no better score; --weights best", step, run.patience)
         if step > saved:  # a worker was asked to end
-            save({})
+            save({"unplanned": True})
     if stop.signal is not None:
         over = step == config.steps or out_of_time or stalled
         what = "is complete" if over else "is saved; continue it with --resume"
@@ -348,12 +356,8 @@ def _disk_trouble(error: BaseException | None) -> str | None:
     return None
 
 
-def _show(run: Run, validating: Validation, seen: dict, step: int) -> dict:
-    """Show what the networks make of the fixed volumes; returns what the checkpoint says about it."""
-    score = validation.score(seen)
-    board.scalars("validation", {"score": score}, step)
-    board.validation(seen, validating.sources, run, step)
-    return {"score": score, "measures": {direction: what.measures for direction, what in seen.items()}}
+def _scored(seen: dict) -> tuple[dict, float]:
+    return seen, validation.score(seen)
 
 
 def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> float:
@@ -381,10 +385,14 @@ def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, floa
     values = {name: float(value) for name, value in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            kept = run.checkpoints
-            where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
-            raise NotFiniteError(f"The loss {name} is {value} at step {step}; {where}. Try a smaller learning_rate.")
+            raise _not_finite(f"loss {name}", value, step, run)
     return {f"loss/{k}": v for k, v in values.items()} | {f"measure/{k}": float(v) for k, v in measures.items()}
+
+
+def _not_finite(what: str, value: float, step: int, run: Run) -> NotFiniteError:
+    kept = run.checkpoints
+    where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
+    return NotFiniteError(f"The {what} is {value} at step {step}; {where}. Try a smaller learning_rate.")
 
 
 def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -> dict[str, float]:

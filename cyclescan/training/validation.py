@@ -20,10 +20,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from cyclescan import records
 from cyclescan.config import Config
@@ -31,7 +32,7 @@ from cyclescan.evaluation.metrics import nmi
 from cyclescan.files import read_json
 from cyclescan.training.checkpoints import DIRECTIONS, Run
 
-SOURCES = 6
+SOURCES = 4  # so few that looking at them is a small share of the training
 TARGETS = 24
 CELL_MM = 5.0
 FEWEST_CELLS = 8  # along each axis
@@ -73,6 +74,7 @@ class Validation:
         spacing_mm = records.read_info(data)["spacing_mm"]
         self._factors = _cell_edges(config.patch_shape, spacing_mm)
         self._sources, self._targets, self._examples = {}, {}, {}
+        self._networks: dict[str, tuple] = {}
         for domain in ("a", "b"):
             real = [_middle(r.voxels, config.patch_shape) for r in _read(data, ["train"], domain, TARGETS)]
             self._targets[domain] = _Real(real, self._factors)
@@ -94,15 +96,20 @@ class Validation:
 
         Args:
             translators: a Keras model for each direction.
+
+        Raises:
+            FloatingPointError: a translation has voxels that are NaN or infinite; the message names the direction.
         """
         seen = {}
         for direction in DIRECTIONS:
             source, target = direction[0], direction[2]
-            there, back = translators[direction], translators[f"{target}2{source}"]
-            translated = np.stack([_apply(there, volume) for volume in self._sources[source]])
+            there, back = (self._function(d, translators[d]) for d in (direction, f"{target}2{source}"))
+            translated = np.stack([there(volume) for volume in self._sources[source]])
+            if not np.isfinite(translated).all():
+                raise FloatingPointError(direction)
             example = dict(self._examples[source])
-            example["translated"] = _apply(there, example["source"])
-            example["cycled"] = _apply(back, example["translated"])
+            example["translated"] = there(example["source"])
+            example["cycled"] = back(example["translated"])
             measures = self.measure(direction, translated)
             if "partner" in example:
                 known = np.isfinite(example["partner"])
@@ -110,6 +117,13 @@ class Validation:
                 example["partner"] = np.where(known, example["partner"], -1.0)
             seen[direction] = Seen(measures, translated, example)
         return seen
+
+    def _function(self, direction: str, network) -> Callable[[np.ndarray], np.ndarray]:
+        """A network as a function of a volume; the graph, which takes a second to build, is kept from call to call."""
+        if self._networks.get(direction, (None,))[0] is not network:
+            self._networks[direction] = network, tf.function(lambda volume: network(volume, training=False))
+        graph = self._networks[direction][1]
+        return lambda volume: graph(volume[None, ..., None].astype(np.float32)).numpy().astype(np.float32)[0, ..., 0]
 
     def measure(self, direction: str, translated: Sequence[np.ndarray]) -> dict[str, float]:
         """`Seen.measures` of translations of the sources, but for `partner`."""
@@ -138,6 +152,8 @@ def stalled(run: Run) -> bool:
     Checkpoints of the warm-up do not count, unless it is the whole run: the schedule has yet to come to what the run
     is for. Nor do those that only a signal caused.
     """
+    if not run.patience:
+        return False
     config = run.config
     begin = config.warmup if config.lambda_pair > 0 and config.warmup < 1 else 0.0
     scores = []
@@ -145,7 +161,7 @@ def stalled(run: Run) -> bool:
         facts = read_json(path / "checkpoint.json")
         if facts.get("score") is not None and not facts.get("unplanned") and facts.get("progress", 0.0) >= begin:
             scores.append(facts["score"])
-    return 0 < run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
+    return run.patience < len(scores) and min(scores[-run.patience :]) >= min(scores[: -run.patience])
 
 
 class _Real:
@@ -202,8 +218,3 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _share_at_the_ends(volumes: Sequence[np.ndarray]) -> float:
     return float(np.mean([np.mean(np.abs(volume) > END) for volume in volumes]))
-
-
-def _apply(network, volume: np.ndarray) -> np.ndarray:
-    result = network(volume[None, ..., None].astype(np.float32), training=False)
-    return np.asarray(result, np.float32)[0, ..., 0]

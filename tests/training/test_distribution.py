@@ -43,7 +43,7 @@ def assert_alike(arrays, told, one, other, learning_rate=2e-4):
     for key in ("moments", "pools"):
         mine, theirs = arrays[f"{one}/{key}"], arrays[f"{other}/{key}"]
         assert np.abs(theirs).max() > 0
-        assert np.linalg.norm(mine - theirs) < 1e-3 * np.linalg.norm(theirs), key
+        assert np.linalg.norm(mine - theirs) < 1e-2 * np.linalg.norm(theirs), key
     np.testing.assert_array_equal(arrays[f"{one}/updates"], arrays[f"{other}/updates"])
 
 

@@ -56,6 +56,13 @@ def test_a_healthy_run_is_left_alone(said):
     assert not said()
 
 
+def test_an_untrained_network_may_look_collapsed(said):
+    health = Health(PLAIN)
+    for step in (10, 20, 99):
+        health.look_at_checkpoint(step, dict.fromkeys(("a2b", "b2a"), Seen(WELL | {"variety": 0.0}, None, {})))
+    assert not said()
+
+
 def test_two_conditions_are_two_sentences(said):
     at_checkpoints(Health(PLAIN), *[{"variety": 0.0, "ends": 0.9}] * 2)
     assert len(said()) == 2

@@ -1,10 +1,6 @@
-"""The loop: what a run leaves on disk, exact resume, clear errors."""
+"""The loop: what a run leaves on disk, clear errors; test_resume.py has what happens when it does not end well."""
 
 import csv
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ import tensorflow as tf
 from cyclescan import train as train_command
 from cyclescan.config import Config
 from cyclescan.errors import InputError
-from cyclescan.files import read_json
 from cyclescan.training import checkpoints, schedules, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from tests.conftest import SETTINGS, write_records
@@ -22,17 +17,10 @@ CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5).with_
 
 
 def final_weights(run):
-    model = CycleGAN(run.config, 0)
-    checkpoints.restore(checkpoints.find(run), model.state(), run.config)
-    variables = [
-        *model.generator_variables,
-        *model.discriminator_variables,
-        *model.generator_optimizer.variables,
-        *model.discriminator_optimizer.variables,
-        model.pools["a"].patches,
-        model.pools["b"].filled,
-    ]
-    return [v.numpy() for v in variables]
+    """Everything that the last checkpoint holds."""
+    reader = tf.train.load_checkpoint(str(checkpoints.find(run) / "state"))
+    names = (n for n in sorted(reader.get_variable_to_shape_map()) if not n.startswith("_CHECKPOINTABLE"))
+    return [reader.get_tensor(name) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +39,6 @@ def test_a_run_leaves_everything(whole):
     tags = {v.tag for e in events for s in tf.compat.v1.train.summary_iterator(str(e)) for v in s.summary.value}
     assert "loss/cycle_aba" in tags
     assert any("fake_b" in tag for tag in tags)
-
-
-def test_resume_is_exact(whole, tiny_records, tmp_path):
-    """Stopped after 4 of 6 steps (in the adversarial phase, with a filled pool) and resumed: equal bit for bit."""
-
-    class StopError(Exception):
-        pass
-
-    def stop(step, _):
-        if step == 4:
-            raise StopError
-
-    with pytest.raises(StopError):
-        trainer.train(tiny_records, tmp_path / "run", CONFIG, "demo", 0, checkpoint_every=2, on_checkpoint=stop)
-    resumed = trainer.train(tiny_records, tmp_path / "run", CONFIG, "demo", 0, checkpoint_every=2, resume=True)
-    for expected, got in zip(final_weights(whole), final_weights(resumed), strict=True):
-        np.testing.assert_array_equal(expected, got)
 
 
 def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tmp_path):
@@ -94,23 +65,15 @@ def test_translation_gets_the_trained_generator(whole):
 
 def test_not_finite_stops_and_names_term_and_step(tiny_records, tmp_path):
     config = CONFIG.with_settings(["learning_rate=1e30"])
-    with pytest.raises(trainer.NotFiniteError, match=r"The loss \w+ is (nan|inf) at step \d"):
+    with pytest.raises(trainer.NotFiniteError, match=r"The (loss|translation) \w+ is (nan|inf) at step \d"):
         trainer.train(tiny_records, tmp_path / "run", config, checkpoint_every=1)
+    assert not list(tmp_path.glob("run/checkpoints/step-*"))  # none that cannot translate
 
 
 def test_learning_rate_falls_linearly():
     rates = [schedules.learning_rate(p, 2.0, 0.5) for p in (0, 0.5, 0.75, 1.0)]
     assert rates == [2.0, 2.0, 1.0, 0.0]
     assert schedules.learning_rate(1.0, 2.0, 1.0) == 2.0
-
-
-def test_a_damaged_checkpoint_is_refused(whole, tiny_records, tmp_path):
-    run = trainer.train(tiny_records, tmp_path / "run", CONFIG, checkpoint_every=3)
-    data = next(checkpoints.find(run, 6).glob("state.data*"))
-    data.write_bytes(data.read_bytes()[:1000])
-    with pytest.raises(InputError, match="step-00000006"):
-        checkpoints.load_generator(run, "a2b")
-    assert checkpoints.load_generator(run, "a2b", 3)
 
 
 def test_weights_that_do_not_exist(whole):
@@ -167,41 +130,6 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code, text = command(capsys, "--data", tiny_records, "--run", tmp_path / "file" / "run", "--set", *SETTINGS)
     assert code == 2 and "cannot be written" in text
-
-
-def test_a_killed_run_resumes(tiny_records, tmp_path):
-    """Kill -9 while it trains; what is on disk is complete and the run continues."""
-    run = tmp_path / "run"
-    arguments = [
-        sys.executable,
-        "-m",
-        "cyclescan.train",
-        "--data",
-        str(tiny_records),
-        "--run",
-        str(run),
-        "--preset",
-        "demo",
-        "--set",
-        *SETTINGS,
-        "--steps",
-        "100000",
-        "--checkpoint-every",
-        "3",
-    ]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(run.glob("checkpoints/step-*"))) < 3:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    begun = checkpoints.read_run(run)
-    reached = max(begun.checkpoints)
-    seconds = read_json(begun.checkpoints[reached] / "checkpoint.json")["seconds"]
-    resumed = trainer.train(tiny_records, run, begun.config, minutes=(seconds + 1) / 60, resume=True)
-    assert max(resumed.checkpoints) > reached
-    steps = [int(r["step"]) for r in csv.DictReader(open(run / "history.csv", encoding="utf-8"))]
-    assert steps == sorted(set(steps))  # no step is told twice
 
 
 @pytest.mark.parametrize(
