@@ -61,18 +61,17 @@ def batches(
         workers: number of machines; `batch_size` is a multiple of it.
 
     Returns:
-        Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a` (what
-        real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is the
-        pair's confidence at each voxel, 0 where the partner is unknown.
+        Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a`
+        (what real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is
+        the pair's confidence at each voxel, 0 where the partner is unknown.
     """
-    parts = []
+    share, parts = batch_size // workers, []
+    numbers = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
+    if workers > 1:
+        # by number, not by shard: so any number of workers sees the batches that one would see
+        numbers = numbers.map(lambda n: n // share * batch_size + worker * share + n % share)
     for _, stream in sorted(streams.items()):
-        share = batch_size // workers
-        dataset = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
-        if workers > 1:
-            # by number, not by shard: so any number of workers sees the batches that one would see
-            dataset = dataset.map(lambda n: n // share * batch_size + worker * share + n % share)
-        dataset = dataset.map(
+        dataset = numbers.map(
             _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired),
             num_parallel_calls=2,
             deterministic=True,

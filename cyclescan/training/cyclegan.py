@@ -15,7 +15,6 @@ from cyclescan.training.adam import Adam
 from cyclescan.training.distribution import Distribution
 from cyclescan.training.image_pool import ImagePool
 
-
 # Each call of a discriminator in one part of a step has a dropout mask of its own; there are fewer calls than this.
 MASKS = 4
 

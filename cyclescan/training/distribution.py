@@ -86,7 +86,8 @@ class Distribution:
         if config.batch_size % multiple:
             raise InputError(
                 f"batch_size is {config.batch_size}, over all devices together; it must be a multiple of {multiple} "
-                f"({self.replicas} devices, accumulate={config.accumulate})."
+                f"({self.replicas} devices, accumulate={config.accumulate}); choose --set batch_size={multiple}, or "
+                "show fewer GPUs with CUDA_VISIBLE_DEVICES."
             )
 
     # --- in a step ---

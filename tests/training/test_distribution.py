@@ -26,7 +26,9 @@ def two_devices(folder, runs, *settings):
     """The arrays of tests/training/two_devices.py by name, and what its steps told."""
     out = folder / "out.npz"
     command = [sys.executable, "-m", "tests.training.two_devices", str(out), ",".join(runs), *SETTINGS, *settings]
-    done = subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     arrays = dict(np.load(out))
     return arrays, json.loads(str(arrays.pop("told")))

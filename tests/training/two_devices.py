@@ -2,9 +2,10 @@
 
     python -m tests.training.two_devices OUT.npz RUNS KEY=VALUE ...
 
-RUNS, separated by commas: "two" devices; "parts", one device and the batch in two parts; "one", one device and the batch
-at once; "overflow", two devices that learn pairs in float16, and then a step whose gradients are infinite on the second
-alone. OUT.npz has weights, moments of Adam, numbers of updates and pools after each run, and what the steps told.
+RUNS, separated by commas: "two" devices; "parts", one device and the batch in two parts; "one", one device and the
+batch at once; "overflow", two devices that learn pairs in float16, and then a step whose gradients are infinite on the
+second alone. OUT.npz has weights, moments of Adam, numbers of updates and pools after each run, and what the steps
+told.
 """
 
 from __future__ import annotations
