@@ -3,6 +3,7 @@ set of packages and the same number of threads."""
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -159,8 +161,8 @@ def wait_for(process, condition, seconds=600):
         time.sleep(0.002)
 
 
-def test_killed_and_stopped_the_run_ends_as_if_nothing_had_happened(tiny_records, tmp_path):
-    """Killed inside its first save, terminated, killed while it trains: real processes, then the rest of the steps."""
+def test_killed_the_run_ends_as_if_nothing_had_happened(tiny_records, tmp_path):
+    """Killed inside its first save and while it trains: real processes, then the rest of the steps."""
     config = CONFIG.with_settings(["warmup=0", "steps=12"])  # one kind of step, whose tracing takes seconds
     whole = train(tiny_records, tmp_path / "whole", config=config)
     assert any("dynamic_scale" in name for name in variables(checkpoints.find(whole)))
@@ -170,27 +172,29 @@ def test_killed_and_stopped_the_run_ends_as_if_nothing_had_happened(tiny_records
         assert process.wait(600) == -signal.SIGKILL
     left = [p.name for p in (folder / "checkpoints").iterdir()]
     assert len(left) == 1 and left[0].startswith(".") and left[0].endswith(".tmp.step-00000004")
-
     with started(*common, "--resume") as process:
         wait_for(process, lambda: 4 in steps_of(folder))
+        process.kill()
+        assert process.wait(600) == -signal.SIGKILL
+    assert steps_of(folder)[-1] < 12
+    assert_same_run(whole, train(tiny_records, folder, config=config, resume=True))
+    volume = scan(5, "a")
+    expected, got = (Translator.load(path, "a2b").translate_array(volume) for path in (whole.path, folder))
+    np.testing.assert_array_equal(expected, got)
+
+
+@pytest.mark.slow
+def test_a_terminated_process_ends_with_0(tiny_records, tmp_path):
+    """SIGTERM to the real command, while it trains."""
+    common = arguments(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1000"]))
+    with started(*common) as process:
+        wait_for(process, lambda: 4 in steps_of(tmp_path / "run"))
         process.send_signal(signal.SIGTERM)
         text = process.communicate(timeout=600)[1]
     assert process.returncode == 0, text
-    reached = steps_of(folder)[-1]
-    assert 4 <= reached < 12
-    assert f"SIGTERM: step {reached} of 12 is done and {folder} is saved; continue it with --resume" in text
-
-    with started(*common, "--resume") as process:
-        wait_for(process, lambda: steps_of(folder)[-1] > reached)
-        process.kill()
-        assert process.wait(600) == -signal.SIGKILL
-
-    assert_same_run(whole, train(tiny_records, folder, config=config, resume=True))
-    scans = [scan(5, "a")] * 2
-    expected, got = (
-        Translator.load(r, "a2b").translate_array(s) for r, s in zip((whole.path, folder), scans, strict=True)
-    )
-    np.testing.assert_array_equal(expected, got)
+    reached = steps_of(tmp_path / "run")[-1]
+    assert 4 <= reached < 1000
+    assert f"SIGTERM: step {reached} of 1000 is done and {tmp_path / 'run'} is saved; continue it with" in text
 
 
 @pytest.mark.slow
@@ -436,20 +440,28 @@ def test_a_complete_run_says_so(copy, tiny_records, caplog):
         train(tiny_records, copy.path, resume=True, config=CONFIG.with_settings(["steps=30"]))
 
 
-def test_minutes_and_other_options_are_kept(tiny_records, tmp_path, monkeypatch):
-    """A run by the clock that was killed goes on by the clock; what its checkpoint holds is all the same exact."""
-    config = CONFIG.with_settings(["steps=100000"])
+def test_minutes_and_other_options_are_kept(tiny_records, tmp_path, monkeypatch, plainly):
+    """A run by the clock that was stopped goes on by the clock, from the time that its checkpoint had."""
+    ticks = itertools.count(0, 0.5)
+    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    config, run = CONFIG.with_settings(["steps=1000"]), tmp_path / "run"
     with pytest.raises(StopError):
-        trainer.train(tiny_records, tmp_path / "run", config, minutes=0.1, checkpoint_every=2, on_checkpoint=stop_at(2))
-    seen = []
-    monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or trainer.math.nan)
-    monkeypatch.setattr(trainer.schedules, "learning_rate", lambda *_: 1e-4)
-    monkeypatch.setattr(trainer, "_take_step", lambda model, *_: ({"loss": float(model.step.assign_add(1))}, {}))
-    run = trainer.train(tiny_records, tmp_path / "run", config, resume=True)
-    assert {minutes for *_, minutes in seen} == {0.1}
-    saved = read_json(run.checkpoints[4] / "checkpoint.json")["seconds"]
-    assert seen[0][2] >= read_json(run.checkpoints[2] / "checkpoint.json")["seconds"]
-    assert saved < 6 <= read_json(checkpoints.find(run) / "checkpoint.json")["seconds"]
+        trainer.train(tiny_records, run, config, minutes=0.5, checkpoint_every=2, on_checkpoint=stop_at(2))
+    fraction, seen = trainer._fraction, []
+    monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or fraction(*given))
+    trainer.train(tiny_records, run, config, resume=True)
+    facts = {s: read_json(p / "checkpoint.json") for s, p in checkpoints.read_run(run).checkpoints.items()}
+    assert {minutes for *_, minutes in seen} == {0.5}
+    assert list(facts)[:3] == [2, 4, 6]  # every second step, as it was begun
+    assert 0 < facts[2]["seconds"] <= seen[0][2] <= facts[2]["seconds"] + 2
+    before, last = sorted(facts)[-2:]
+    assert last < 1000 and facts[last]["seconds"] >= 30 > facts[before]["seconds"]
+    # asked again it goes on to its last step, unless it is told the time again
+    assert max(trainer.train(tiny_records, run, config, minutes=0.5, resume=True).checkpoints) == last
+    monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or 1.0)
+    with pytest.raises(StopError):
+        trainer.train(tiny_records, run, config, resume=True, on_checkpoint=stop_at(last + 2 - last % 2))
+    assert seen[-1][3] is None
 
 
 def test_other_records_are_refused(copy, tmp_path):
