@@ -10,6 +10,7 @@ from collections.abc import Callable
 from cyclescan.errors import InputError
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and nothing is lost
 
 
 def run(

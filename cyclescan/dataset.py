@@ -45,6 +45,8 @@ def batches(
     augment: bool,
     paired: bool = False,
     start: int = 0,
+    worker: int = 0,
+    workers: int = 1,
 ) -> tf.data.Dataset:
     """An endless data set of batches, beginning with step `start`.
 
@@ -55,21 +57,26 @@ def batches(
         seed: determines order, patches and augmentation.
         augment: mirror left-right at random and let patches reach a little beyond the border.
         paired: the streams hold pairs, and a batch has their partners and weights as well.
+        worker: number of the machine, which gets its share of each batch, in order, and reads no other records.
+        workers: number of machines; `batch_size` is a multiple of it.
 
     Returns:
-        Dictionaries of `real_a`, `real_b`, float32 (batch_size, *patch_shape, 1); if paired also `partner_a` (what
-        real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is the
-        pair's confidence at each voxel, 0 where the partner is unknown.
+        Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a`
+        (what real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is
+        the pair's confidence at each voxel, 0 where the partner is unknown.
     """
-    parts = []
+    share, parts = batch_size // workers, []
+    numbers = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
+    if workers > 1:
+        # by number, not by shard: so any number of workers sees the batches that one would see
+        numbers = numbers.map(lambda n: n // share * batch_size + worker * share + n % share)
     for _, stream in sorted(streams.items()):
-        dataset = tf.data.Dataset.range(start * batch_size, np.iinfo(np.int64).max)
-        dataset = dataset.map(
+        dataset = numbers.map(
             _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired),
             num_parallel_calls=2,
             deterministic=True,
         )
-        parts.append(dataset.batch(batch_size, drop_remainder=True))
+        parts.append(dataset.batch(share, drop_remainder=True))
     return tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b}).prefetch(2)
 
 

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run from its last checkpoint, with the options it was begun with",
+        help="continue the run from its last checkpoint, with the options it was begun with; begin it if the folder is "
+        "empty",
     )
     parser.add_argument(
         "--resume-from",
@@ -94,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     from cyclescan.training import checkpoints, stopping
 
     resume = arguments.resume or arguments.resume_from is not None
-    begun = checkpoints.read_run(arguments.run) if resume else None
+    begins = arguments.resume and arguments.resume_from is None and checkpoints.is_new(arguments.run)
+    begun = checkpoints.read_run(arguments.run) if resume and not begins else None
     # checked before TensorFlow is imported, which takes seconds
     base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
     chosen = base.with_settings(settings)
@@ -102,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
 
     from cyclescan.training import trainer
+    from cyclescan.training.distribution import WorkerLostError
 
     try:
         trained = trainer.train(
@@ -122,7 +125,10 @@ def run(arguments: argparse.Namespace) -> int | None:
         raise InputError(str(error)) from error
     except stopping.Terminated:
         return command.DONE  # saved, and the log says how to continue
-    log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints))
+    except WorkerLostError as error:
+        log.error("error: %s", error)
+        return command.TRY_AGAIN
+    log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints, default=0))
     return command.DONE
 
 

@@ -92,3 +92,22 @@ def test_missing_records_are_named(tiny_records, tmp_path):
         dataset.open_stream(tiny_records, "nowhere", "a")
     with pytest.raises(InputError, match=r"no dataset\.json"):
         records.read_info(tmp_path)
+
+
+def test_workers_read_their_shares_of_the_batches_of_one(tiny_records):
+    options = {"batch_size": 4, "augment": True, "start": 3}
+    whole = take(tiny_records, 3, **options)
+    shares = [take(tiny_records, 3, worker=worker, workers=2, **options) for worker in range(2)]
+    for one, *parts in zip(whole, *shares, strict=True):
+        for key, value in one.items():
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), value)
+
+
+def test_a_worker_reads_nothing_but_its_share(tiny_records, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        dataset.Stream, "read", lambda self, number, seed: read.append(int(number)) or records.read_at(*self.entries[0])
+    )
+    take(tiny_records, 3, batch_size=4, worker=1, workers=2)
+    assert {2, 3, 6, 7, 10, 11} <= set(read)
+    assert all(number % 4 >= 2 for number in read)

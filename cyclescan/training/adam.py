@@ -11,8 +11,14 @@ class Adam(keras.optimizers.Adam):
 
     An update is bound by memory: gradient, weights and both moments are read and all but the gradient written, 28 bytes
     a weight. Keras' own makes six more arrays of that size on the way. The numbers are equal up to rounding, and so is
-    what a checkpoint holds. Only what the training needs is supported: dense gradients, no AMSGrad.
+    what a checkpoint holds. Only what the training needs is supported: dense gradients, no AMSGrad. On several replicas
+    the gradients must be their mean already.
     """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras would send them through the network a second time. By then its loss scaling has looked at those of the
+        # first replica alone, so that the mean has to be taken before.
+        return grads_and_vars
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)

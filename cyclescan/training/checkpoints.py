@@ -80,6 +80,12 @@ class Run:
         return domains[direction[0]]["name"], domains[direction[2]]["name"]
 
 
+def is_new(path: str | Path) -> bool:
+    """Whether a folder has nothing of a run in it, nor of anything else, or does not exist."""
+    path = Path(path)
+    return not path.exists() or (path.is_dir() and all(p.name.startswith(".") for p in path.iterdir()))
+
+
 def read_run(path: str | Path) -> Run:
     """Read RUN/config.json. Settings that came into the program after it was written have their defaults.
 

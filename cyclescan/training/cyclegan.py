@@ -12,11 +12,20 @@ from cyclescan.config import Config
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.training import kernels
 from cyclescan.training.adam import Adam
+from cyclescan.training.distribution import Distribution
 from cyclescan.training.image_pool import ImagePool
+
+# Each call of a discriminator in one part of a step has a dropout mask of its own; there are fewer calls than this.
+MASKS = 4
 
 
 class CycleGAN(tf.Module):
     """Networks, optimizers and image pools of a run, and the two kinds of step.
+
+    Args:
+        config: of the run.
+        seed: of everything that chance decides.
+        distribution: the devices; by default one. A batch given to a step is this worker's share of `batch_size`.
 
     Attributes:
         generators: "a2b" and "b2a".
@@ -27,9 +36,26 @@ class CycleGAN(tf.Module):
         step: number of steps taken, int64.
     """
 
-    def __init__(self, config: Config, seed: int):
+    def __init__(self, config: Config, seed: int, distribution: Distribution | None = None):
         super().__init__(name="cyclegan")
         self.config = config
+        self.distribution = distribution or Distribution()
+        # these are on every worker, not on every replica; a replica only reads them
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.pools = {
+            name: ImagePool(
+                config.pool_size if self.adversarial else 0,
+                config.patch_shape,
+                config.batch_size,
+                seed * 2 + i,
+                f"pool_{name}",
+            )
+            for i, name in enumerate(("a", "b"))
+        }
+        with self.distribution.scope():
+            self._build(config, seed)
+
+    def _build(self, config: Config, seed: int) -> None:
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(config.precision)
         try:
@@ -49,19 +75,12 @@ class CycleGAN(tf.Module):
             }
         finally:
             keras.config.set_dtype_policy(policy)
-        self.pools = {
-            name: ImagePool(
-                config.pool_size if self.adversarial else 0, config.patch_shape, seed * 2 + i, f"pool_{name}"
-            )
-            for i, name in enumerate(("a", "b"))
-        }
         networks = {"generators": self.generators, "discriminators": self.discriminators}
         self.trained = {
             name: [v for network in group.values() for v in network.trainable_variables]
             for name, group in networks.items()
         }
         self.optimizers = {name: self._optimizer(variables) for name, variables in self.trained.items()}
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     @property
     def adversarial(self) -> bool:
@@ -69,13 +88,11 @@ class CycleGAN(tf.Module):
         return self.config.lambda_adversarial > 0
 
     def state(self) -> tf.train.Checkpoint:
-        """Everything that changes while training."""
+        """Everything that changes while training; all that chance decides is a function of the step and the seed."""
         return tf.train.Checkpoint(
             step=self.step,
             generator_optimizer=self.optimizers["generators"],
             discriminator_optimizer=self.optimizers["discriminators"],
-            # of the dropout; TensorFlow does not find Keras' seed generators by itself
-            random_state=[v for d in self.discriminators.values() for v in d.non_trainable_variables],
             **{f"generator_{k}": v for k, v in self.generators.items()},
             **{f"translator_{k}": v for k, v in self.translators.items()},
             **{f"discriminator_{k}": v for k, v in self.discriminators.items()},
@@ -111,50 +128,79 @@ class CycleGAN(tf.Module):
         return self._step(batch, self._generator_terms, self.adversarial)
 
     def _step(self, batch: dict, generator_terms, discriminators: bool) -> tuple[dict, dict]:
-        gradients, terms, measures = self._in_parts(
-            batch, lambda part, number: self._gradients(part, number, generator_terms, discriminators)
-        )
-        for name, values in gradients.items():
-            measures |= self._apply(name, values)
-        self._average()
+        def on_replica(share: dict) -> tuple[dict, dict, dict]:
+            means, fakes = self._in_parts(
+                share, lambda part, number: self._gradients(part, number, generator_terms, discriminators)
+            )
+            gradients, terms, measures = self.distribution.mean(means)
+            for name, values in gradients.items():
+                measures |= self._apply(name, values)
+            self._average()
+            return terms, measures, self.distribution.gather(fakes)
+
+        terms, measures, fakes = self.distribution.run(on_replica, batch)
+        for name, volumes in fakes.items():
+            self.pools[name].keep(volumes, self.step)
         self.step.assign_add(1)
         return terms, measures
 
-    def _in_parts(self, batch: dict, compute):
-        """The mean of `compute(part, number)` over the parts of a batch, one after the other in memory."""
+    def _in_parts(self, batch: dict, compute) -> tuple[tuple, dict]:
+        """What `compute(part, number)` gives for the parts of a batch, one after the other in memory.
+
+        Returns:
+            The mean of its first result over the parts, and its second result, a dictionary, for the whole batch.
+        """
         parts = self.config.accumulate
         if parts == 1:
             return compute(batch, 0)
         batch = {key: tf.stack(tf.split(value, parts)) for key, value in batch.items()}
 
         def part(number):
-            values = compute({key: value[number] for key, value in batch.items()}, number)
-            return tf.nest.map_structure(lambda value: value / parts, values)
+            means, volumes = compute({key: value[number] for key, value in batch.items()}, number)
+            return tf.nest.map_structure(lambda value: value / parts, means), volumes
 
-        def add(number, total):
-            return number + 1, tf.nest.map_structure(tf.add, total, part(number))
+        def add(number, total, kept):
+            means, volumes = part(number)
+            kept = {key: kept[key].write(number, value) for key, value in volumes.items()}
+            return number + 1, tf.nest.map_structure(tf.add, total, means), kept
 
-        _, total = tf.while_loop(lambda number, _: number < parts, add, (1, part(0)), parallel_iterations=1)
-        return total
+        total, volumes = part(0)
+        kept = {key: tf.TensorArray(value.dtype, parts).write(0, value) for key, value in volumes.items()}
+        _, total, kept = tf.while_loop(lambda number, *_: number < parts, add, (1, total, kept), parallel_iterations=1)
+        return total, {key: tf.reshape(array.stack(), (-1, *volumes[key].shape[1:])) for key, array in kept.items()}
 
     def _gradients(self, batch: dict, part: int | tf.Tensor, generator_terms, discriminators: bool):
-        """Scaled gradients of "generators" and "discriminators", losses and measures of one part of a batch."""
+        """Of one part of a replica's batch.
+
+        Returns:
+            Scaled gradients of "generators" and "discriminators", losses and measures; and the volumes for the pools.
+        """
+        number = self.distribution.replica * self.config.accumulate + part  # among the parts of all replicas
+        self._draw_masks(number)
         with tf.GradientTape() as tape:
             fakes, terms = generator_terms(batch)
             scaled = self._scaled("generators", terms)
         gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
+        for_pools = {}
         if discriminators:
-            pooled = {name: self.pools[name].exchange(fakes[name], self._draw(part)) for name in ("a", "b")}
+            first = number * batch["real_a"].shape[0]
+            pooled = {name: self.pools[name].exchange(fakes[name], self.step, first) for name in ("a", "b")}
+            for_pools = {name: tf.cast(fakes[name], tf.float16) for name in ("a", "b") if self.config.pool_size}
             with tf.GradientTape() as tape:
                 own, measures = self._discriminator_terms(batch, pooled)
                 scaled = self._scaled("discriminators", own)
             gradients["discriminators"] = tape.gradient(scaled, self.trained["discriminators"])
             terms |= own
-        return gradients, terms, measures
+        return (gradients, terms, measures), for_pools
 
-    def _draw(self, part: int | tf.Tensor) -> tf.Tensor:
-        """A number that no other part of any step has."""
-        return self.step * self.config.accumulate + tf.cast(part, tf.int64)
+    def _draw_masks(self, part: int | tf.Tensor) -> None:
+        """Make the dropout masks that follow those of this part of this step, whichever replica computes it."""
+        drawn = self.step * (self.distribution.replicas * self.config.accumulate) + tf.cast(part, tf.int64)
+        for discriminator in self.discriminators.values():
+            for layer in discriminator.layers:
+                if isinstance(layer, keras.layers.Dropout):
+                    seeds = layer.seed_generator.state
+                    seeds.assign(tf.stack([seeds.value[0], tf.cast(drawn * MASKS, seeds.dtype)]))
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
         total = tf.add_n([self._weight(term) * value for term, value in terms.items()])

@@ -58,7 +58,7 @@ def _trace(layer, inputs: list[tuple], output: tuple) -> Trace:
     if isinstance(inner, layers.Conv3DTranspose):
         weights = 0 if width == FLOAT32 else width * math.prod(inner.kernel.shape)
         columns = math.prod(inner.kernel_size) * output[-1] * math.prod(inputs[0][:3]) * width
-        few = math.prod(inputs[0][:3]) <= kernels.FEW_VOXELS
+        few = math.prod(inputs[0][:3]) <= kernels.FEW_VOXELS_TRANSPOSED or inner.filters == 1
         columns *= few
         return Trace(keeps_input=True, for_weights=True, fixed=weights, forward=columns, backward=columns)
     if isinstance(inner, layers.Conv3D):

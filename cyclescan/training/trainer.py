@@ -20,9 +20,10 @@ from cyclescan.command import progress as progress_bar
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import alone_in, make_folder
-from cyclescan.training import board, checkpoints, plan, schedules, stopping, validation
+from cyclescan.training import board, checkpoints, distribution, plan, schedules, stopping, validation
 from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
+from cyclescan.training.distribution import Distribution, Turn, WorkerLostError
 from cyclescan.training.health import Health
 from cyclescan.training.journal import Journal
 from cyclescan.training.validation import Validation
@@ -30,6 +31,7 @@ from cyclescan.training.validation import Validation
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
+STOPPED = "Another worker was asked to end; {folder} is saved. Start all workers again with --resume."
 
 
 class NotFiniteError(RuntimeError):
@@ -65,7 +67,8 @@ def train(
             run keeps what it was begun with, unless that time is over: then it goes on to its last step.
         checkpoint_every: steps between checkpoints; by default a tenth of the run. The last step always has one. A
             resumed run keeps what it was begun with.
-        resume: continue from the last checkpoint, or from the beginning where there is none yet.
+        resume: continue from the last checkpoint, or from the beginning where there is none yet. A run that does not
+            exist is begun: so the same call begins a run and restarts it.
         on_checkpoint: called with the step and the networks after each checkpoint.
         resume_from: continue from the checkpoint of this step, 0 for the beginning; later ones are removed.
         keep_states: of how many checkpoints, the last ones, the whole state is kept, 0 for all; of those before, the
@@ -77,11 +80,15 @@ def train(
         profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
 
     Raises:
-        InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full.
+        InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full; or the
+            batch cannot be divided among the devices.
         NotFiniteError: a loss or a translation was not finite; the last good checkpoint stays.
+        WorkerLostError: of several machines another one has ended.
         stopping.Terminated: SIGTERM came; the run is saved.
         KeyboardInterrupt: SIGINT came; the run is saved.
     """
+    devices = distribution.choose()
+    devices.check(config)
     data, folder = Path(data), Path(run)
     info = records.read_info(data)
     _check_patch(data, config)
@@ -92,17 +99,19 @@ def train(
     about = {key: info[key] for key in ("domains", "spacing_mm", "axes", "shape")}
     fingerprint = records.fingerprint([entry for domain in ("a", "b") for entry in streams[domain].entries])
     chosen = Run(folder, config, preset, about, str(data.resolve()), seed, fingerprint, **asked)
-    run = _resumed(chosen, asked) if resume else _begun(chosen)
-    with alone_in(folder, f"Another process is training {folder}; wait for it."), stopping.requests() as stop:
-        return _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile)
+    with devices.explaining_a_lost_worker(), stopping.requests() as stop:
+        run = _opened(devices, chosen, asked, resume)
+        alone = alone_in(folder, f"Another process is training {folder}; wait for it.")
+        with alone if devices.is_chief else contextlib.nullcontext():
+            return _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile)
 
 
-def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
+def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
     folder, config = run.path, run.config
-    plan.warn(config)
-    model = CycleGAN(config, run.seed)
+    plan.warn(dataclasses.replace(config, batch_size=config.batch_size // devices.replicas))
+    model = CycleGAN(config, run.seed, devices)
     state = model.state()
-    facts = checkpoints.resume(run, state, resume_from) if resume else {}
+    facts = _restored(devices, run, state, resume_from) if resume else {}
     first = int(model.step)
     elapsed, waited, busy = (facts.get(key, 0.0) for key in ("seconds", "input_seconds", "step_seconds"))
     # the terms of steps that are not in history.csv yet, as texts: JSON has no word for what is not finite
@@ -115,14 +124,16 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
     minutes, every = run.minutes, run.checkpoint_every or max(1, math.ceil(config.steps / 10))
     out_of_time = minutes is not None and elapsed >= 60 * minutes
     unscored = facts.get("score", 0.0) is None  # the session before was stopped before it knew it
-    stalled = validation.stalled(run)
+    stalled = devices.from_chief(lambda: validation.stalled(run))
     if (first >= config.steps or out_of_time or stalled) and not unscored:
         log.info("%s is complete: nothing is left to do", folder)
         return run
+    batches = _batches(streams, config, run.seed, first, devices)
+    if not devices.is_chief:
+        return _follow(run, devices, model, batches, stop)
     checkpoints.check_room(run, state, first, every)
     if run != checkpoints.read_run(folder):
         run.write()
-    batches = _batches(streams, config, run.seed, first)
     validating, health = Validation(data, config), Health(config)
     journal = Journal(folder, first)
     began = time.monotonic() - elapsed
@@ -159,9 +170,14 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
         if unscored:
             checkpoints.add_facts(run.checkpoints[first], validate())
             stalled = validation.stalled(run)
-        while step < config.steps and not out_of_time and not stalled and stop.signal is None:
+
+        def turn() -> Turn:
+            done = step >= config.steps or out_of_time or stalled
+            return devices.agree(done, stop.signal is not None, time.monotonic() - began)
+
+        while not (now := turn()).over:
             step += 1
-            fraction = _fraction(step - 1, config.steps, time.monotonic() - began, minutes)
+            fraction = _fraction(step - 1, config.steps, now.seconds, minutes)
             rate = schedules.learning_rate(fraction, config.learning_rate, config.decay_from)
             model.set_learning_rate(rate)
             before = time.monotonic()
@@ -189,14 +205,67 @@ def _train(run, asked, data, streams, resume, resume_from, on_checkpoint, stop, 
                     on_checkpoint(step, model)
         if stalled:
             log.info("stopped at step %d: %d checkpoints had no better score; --weights best", step, run.patience)
-        if stop.signal is not None and step > saved:
+        if step > saved:  # a worker was asked to end
             save({"unplanned": True})
     if stop.signal is not None:
         over = step == config.steps or out_of_time or stalled
         what = "is complete" if over else "is saved; continue it with --resume"
         log.info("%s: step %d of %d is done and %s %s", stop.name, step, config.steps, folder, what)
         stop.obey()
+    if now.stopped:
+        raise WorkerLostError(STOPPED.format(folder=folder))
     return run
+
+
+def _follow(run: Run, devices: Distribution, model: CycleGAN, batches, stop: stopping.Request) -> Run:
+    """The loop of a worker that is not the chief: the same steps and nothing else."""
+    config, step = run.config, int(model.step)
+    while not (now := devices.agree(False, stop.signal is not None, 0.0)).over:
+        step += 1
+        fraction = _fraction(step - 1, config.steps, now.seconds, run.minutes)
+        model.set_learning_rate(schedules.learning_rate(fraction, config.learning_rate, config.decay_from))
+        losses, measures = _take_step(model, next(batches), fraction)
+        _tagged(losses, measures, step, run)
+    if stop.signal is not None:
+        log.info("%s: step %d of %d is done; the chief saves it", stop.name, step, config.steps)
+        stop.obey()
+    if now.stopped:
+        raise WorkerLostError(STOPPED.format(folder=run.path))
+    return run
+
+
+def _opened(devices: Distribution, chosen: Run, asked: dict, resume: bool) -> Run:
+    """The run that the chief has begun or resumed, on every worker.
+
+    Raises:
+        InputError: as `_begun` and `_resumed`, or this worker was started for another run.
+    """
+
+    def begin() -> dict:
+        begun = _resumed(chosen, asked) if resume and not checkpoints.is_new(chosen.path) else _begun(chosen)
+        return dataclasses.asdict(begun) | {"path": str(begun.path)}
+
+    values = devices.from_chief(begin)
+    run = Run(**{**values, "path": chosen.path, "config": Config.from_dict(values["config"])})
+    if (run.config, run.fingerprint or chosen.fingerprint) != (chosen.config, chosen.fingerprint):
+        raise InputError(
+            f"Worker {devices.worker} was given other settings or other records than the chief; give all the same."
+        )
+    return run
+
+
+def _restored(devices: Distribution, run: Run, state: tf.train.Checkpoint, step: int | None) -> dict:
+    """Bring every worker to the checkpoint that the chief resumes; its facts."""
+    facts = devices.from_chief(lambda: checkpoints.resume(run, state, step))
+    if facts and not devices.is_chief:
+        path = run.checkpoints.get(facts["step"])
+        if path is None:
+            raise InputError(
+                f"{run.path} has no checkpoint of step {facts['step']} here, of which the chief knows; all workers "
+                "must see one and the same folder."
+            )
+        checkpoints.restore(path, state, run.config)
+    return facts
 
 
 def _begun(run: Run) -> Run:
@@ -254,10 +323,13 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
     return {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
 
 
-def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int):
+def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int, devices: Distribution):
+    share = {"worker": devices.worker, "workers": devices.workers}
     paired = config.lambda_pair > 0
     return iter(
-        dataset.batches(streams, config.patch_shape, config.batch_size, seed, config.augment, paired, start=first)
+        dataset.batches(
+            streams, config.patch_shape, config.batch_size, seed, config.augment, paired, start=first, **share
+        )
     )
 
 

@@ -40,7 +40,7 @@ def test_step_equals_a_plain_transcription_of_the_seeds():
     networks = [*ours.generators.values(), *ours.discriminators.values()]
     for _ in range(2):
         expected, wanted = plain.gradients(data["real_a"], data["real_b"])
-        gradients, terms, _ = ours._gradients(data, 0, ours._generator_terms, True)
+        (gradients, terms, _), _ = ours._gradients(data, 0, ours._generator_terms, True)
         got = gradients["generators"] + gradients["discriminators"]
         for mine, theirs in zip(got, itertools.chain(*wanted), strict=True):
             # a ReLU whose input is 0 up to rounding may go either way
@@ -98,7 +98,7 @@ def test_generators_that_are_computed_again_give_the_same_step():
 
 def test_measures_of_a_step_by_their_definitions():
     model = CycleGAN(SETTINGS, 0)
-    gradients, _, before = model._gradients(batch(), 0, model._generator_terms, True)
+    (gradients, _, before), _ = model._gradients(batch(), 0, model._generator_terms, True)
     logits = {n: [model.discriminators[n](x, training=True) for x in (batch()[f"real_{n}"],)] for n in "ab"}
     _, measures = model.train_step(batch())
     assert set(measures) == {"accuracy_a", "accuracy_b", "gradient_norm_generators", "gradient_norm_discriminators"}
@@ -276,9 +276,15 @@ def test_batch_of_two_is_the_mean_of_its_volumes():
 
 
 def test_pool_fills_then_exchanges_half():
-    pool = ImagePool(4, (1, 1, 1), seed=0, name="pool")
-    exchange = tf.function(pool.exchange)
+    pool = ImagePool(4, (1, 1, 1), batch_size=1, seed=0, name="pool")
     sent, returned = [], []
+
+    @tf.function
+    def exchange(patches, step):
+        result = pool.exchange(patches, step)
+        pool.keep(patches, step)
+        return result
+
     for step in range(200):
         value = float(step + 1)
         result = exchange(tf.fill((1, 1, 1, 1, 1), value), tf.constant(step, tf.int64))
@@ -292,6 +298,28 @@ def test_pool_fills_then_exchanges_half():
     assert len(old) == len(set(old))  # an exchanged patch leaves the pool
 
 
+@pytest.mark.parametrize(("size", "batch_size"), [(5, 3), (2, 3)])
+def test_patches_of_a_step_never_share_a_slot_of_the_pool(size, batch_size):
+    """Each patch is returned once: as itself or, later, for another one; in parts as at once."""
+    pool = ImagePool(size, (1, 1, 1), batch_size, seed=0, name="pool")
+    returned = []
+    for number in range(40):
+        values = np.arange(1, batch_size + 1, dtype="f4") + number * batch_size
+        patches, step = tf.reshape(tf.constant(values), (-1, 1, 1, 1, 1)), tf.constant(number, tf.int64)
+        at_once = pool.exchange(patches, step).numpy().ravel()
+        parts = [pool.exchange(patches[i : i + 1], step, i).numpy().ravel() for i in range(batch_size)]
+        np.testing.assert_array_equal(np.concatenate(parts), at_once)
+        pool.keep(patches, step)
+        returned.extend(zip(values, at_once, strict=True))
+    assert int(pool.filled) == size
+    assert all(0 < given <= own for own, given in returned)
+    older = [given for own, given in returned if given != own]
+    assert len(older) == len(set(older)) > 20
+    assert set(pool.patches.numpy().ravel()) <= {own for own, _ in returned}
+
+
 def test_pool_of_size_zero_passes_through():
     x = tf.random.normal((1, 2, 2, 2, 1))
-    assert ImagePool(0, (2, 2, 2), 0, "pool").exchange(x, 0) is x
+    pool = ImagePool(0, (2, 2, 2), 1, 0, "pool")
+    assert pool.exchange(x, 0) is x
+    pool.keep(x, 0)

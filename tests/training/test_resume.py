@@ -52,7 +52,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def variables(path):
-    """Every variable in a checkpoint: networks, averages, optimizers, loss scale, pools, seeds of the dropout."""
+    """Every variable in a checkpoint: networks, averages, optimizers, loss scale, pools, step."""
     reader = tf.train.load_checkpoint(str(path / "state"))
     return {k: reader.get_tensor(k) for k in reader.get_variable_to_shape_map() if not k.startswith("_CHECKPOINTABLE")}
 
@@ -60,7 +60,7 @@ def variables(path):
 def assert_equal_states(expected, got):
     expected, got = variables(expected), variables(got)
     assert expected.keys() == got.keys()
-    parts = ("generator_optimizer/_trainable_variables/0", "random_state/0", "pool_a/patches", "translator_a2b")
+    parts = ("generator_optimizer/_trainable_variables/0", "step", "pool_a/patches", "translator_a2b")
     assert all(any(name.startswith(part) for name in got) for part in parts)
     for name, value in expected.items():
         np.testing.assert_array_equal(value, got[name], err_msg=name)

@@ -92,7 +92,8 @@ def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
     run = tmp_path / "run"
     common = ["--data", tiny_records, "--run", run]
     settings = ["--preset", "demo", "--set", *SETTINGS]
-    assert command(capsys, *common, *settings, "--steps", 2)[0] == 0
+    # a run that is not there is begun: what is restarted needs no other command line
+    assert command(capsys, *common, *settings, "--steps", 2, "--resume")[0] == 0
     code, text = command(capsys, *common, *settings, "--steps", 2)
     assert code == 2 and "--resume" in text
     assert command(capsys, *common, "--resume")[0] == 0
@@ -110,7 +111,7 @@ def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
         (["--set", "patch_shape=12,64,64"], "multiple of 16"),
         (["--set", *SETTINGS, "patch_shape=64,64,64"], "more than twice the volumes"),
         (["--steps", "0"], "--steps is 0"),
-        (["--resume"], "is not a training run"),
+        (["--resume-from", "2"], "is not a training run"),
     ],
 )
 def test_wrong_input_is_one_sentence(tiny_records, tmp_path, capsys, arguments, sentence):
