@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ def train(
     keep_states: int | None = None,
     patience: int | None = None,
     profile: bool = False,
+    checkpoint_at: Sequence[float] = (),
 ) -> Run:
     """Train on the records in `data` and leave everything in the folder `run`.
 
@@ -73,11 +74,11 @@ def train(
         resume_from: continue from the checkpoint of this step, 0 for the beginning; later ones are removed.
         keep_states: of how many checkpoints, the last ones, the whole state is kept, 0 for all; of those before, the
             networks that translate. By default `checkpoints.KEEP_STATES`, or what the resumed run was begun with.
-
         patience: stop when so many checkpoints had no better score, see `validation.stalled`; 0 for never, the default,
             since a run that is cut short never gets the small learning rate of its end, and the best checkpoint can be
             chosen without. A resumed run keeps what it was begun with.
         profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
+        checkpoint_at: minutes, counted as `minutes` is, after which there are checkpoints as well.
 
     Raises:
         InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full; or the
@@ -103,10 +104,12 @@ def train(
         run = _opened(devices, chosen, asked, resume)
         alone = alone_in(folder, f"Another process is training {folder}; wait for it.")
         with alone if devices.is_chief else contextlib.nullcontext():
-            return _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile)
+            return _train(
+                run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at
+            )
 
 
-def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile) -> Run:
+def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at) -> Run:
     folder, config = run.path, run.config
     plan.warn(dataclasses.replace(config, batch_size=config.batch_size // devices.replicas))
     model = CycleGAN(config, run.seed, devices)
@@ -137,6 +140,7 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     validating, health = Validation(data, config), Health(config)
     journal = Journal(folder, first)
     began = time.monotonic() - elapsed
+    due = sorted(60 * at for at in checkpoint_at if 60 * at > elapsed)
     step = saved = first
 
     def save(more: dict) -> None:
@@ -196,7 +200,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
                 board.scalars("schedule", {"learning_rate": rate}, step)
                 health.look_at_losses(step, _log(journal, step, seconds, recent, bar))
                 recent, waited, busy = [], 0.0, 0.0
-            if step % every == 0 or last:
+            if step % every == 0 or last or (due and seconds >= due[0]):
+                due = [at for at in due if at > seconds]
                 save({"progress": fraction, **validate()})
                 saved = step
                 stalled = validation.stalled(run)
