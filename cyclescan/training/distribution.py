@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ import tensorflow as tf
 
 from cyclescan.config import Config
 from cyclescan.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # What a collective operation ends with when a worker has gone.
 LOST = (
@@ -86,8 +89,7 @@ class Distribution:
         if config.batch_size % multiple:
             raise InputError(
                 f"batch_size is {config.batch_size}, over all devices together; it must be a multiple of {multiple} "
-                f"({self.replicas} devices, accumulate={config.accumulate}); choose --set batch_size={multiple}, or "
-                "show fewer GPUs with CUDA_VISIBLE_DEVICES."
+                f"({self.replicas} devices, accumulate={config.accumulate}); choose --set batch_size={multiple}."
             )
 
     # --- in a step ---
@@ -196,28 +198,44 @@ class Distribution:
             ) from error
 
 
-def choose() -> Distribution:
+def choose(config: Config) -> Distribution:
     """The devices that the environment gives to this process; called before anything else in TensorFlow is used.
 
     TF_CONFIG with several workers, as Vertex AI sets it: all their GPUs (`MultiWorkerMirroredStrategy`). Several
-    visible GPUs, or several logical CPUs where there is no GPU: all of them (`MirroredStrategy`).
+    visible GPUs, or several logical CPUs where there is no GPU: as many of them as the batch can be divided among
+    (`MirroredStrategy`).
 
     Raises:
-        InputError: TF_CONFIG is not understood.
+        InputError: TF_CONFIG is not understood, or several machines cannot divide the batch.
         WorkerLostError: another worker did not come.
     """
     addresses, worker = _cluster(os.environ.get("TF_CONFIG", ""))
     if len(addresses) > 1:
         try:
-            return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(addresses))
+            devices = Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(addresses))
         except LOST as error:
             raise WorkerLostError(
                 f"Worker {worker} has not met the other {len(addresses) - 1}; start all of them again."
             ) from error
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) > 1:
-        return Distribution(tf.distribute.MirroredStrategy([device.name for device in devices]))
-    return Distribution()
+        devices.check(config)
+        return devices
+    names = [d.name for d in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+    used = share_out(config, len(names))
+    if used < len(names):
+        log.info(
+            "%d of %d devices are used: batch_size is %d, over all of them; a multiple of %d uses all",
+            used,
+            len(names),
+            config.batch_size,
+            len(names) * config.accumulate,
+        )
+    return Distribution(tf.distribute.MirroredStrategy(names[:used])) if used > 1 else Distribution()
+
+
+def share_out(config: Config, devices: int) -> int:
+    """Among how many of so many devices a batch, each share of it in its parts, can be divided."""
+    each = config.batch_size // config.accumulate
+    return max(n for n in range(1, devices + 1) if each % n == 0)
 
 
 def _cluster(text: str) -> tuple[list[str], int]:

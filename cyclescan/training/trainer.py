@@ -88,8 +88,7 @@ def train(
         stopping.Terminated: SIGTERM came; the run is saved.
         KeyboardInterrupt: SIGINT came; the run is saved.
     """
-    devices = distribution.choose()
-    devices.check(config)
+    devices = distribution.choose(config)
     data, folder = Path(data), Path(run)
     info = records.read_info(data)
     _check_patch(data, config)

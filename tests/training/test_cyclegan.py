@@ -228,7 +228,7 @@ def test_a_short_run_in_mixed_precision_learns_what_float32_learns(precision):
         curves[name] = [float(s["pair_a2b"]) + float(s["pair_b2a"]) for s in steps]
     one, other = np.array(list(curves.values()))
     assert one[-1] < 0.95 * one[0]
-    np.testing.assert_allclose(other, one, rtol=0.05)
+    np.testing.assert_allclose(other, one, rtol=0.1)
 
 
 def test_an_overflow_in_float16_skips_the_step_and_nothing_else():

@@ -211,6 +211,13 @@ def test_a_batch_that_cannot_be_divided_is_refused():
         devices.check(Config(batch_size=6))
 
 
+def test_as_many_devices_as_can_divide_the_batch():
+    assert distribution.share_out(Config(batch_size=1), 2) == 1
+    assert distribution.share_out(Config(batch_size=4), 2) == 2
+    assert distribution.share_out(Config(batch_size=6), 4) == 3
+    assert distribution.share_out(Config(batch_size=8, accumulate=4), 4) == 2
+
+
 CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
 
 

@@ -63,8 +63,8 @@ def main(out: str, runs: str, settings: list[str]) -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    devices = distribution.choose()
     config = Config().with_settings(settings)
+    devices = distribution.choose(config)
     arrays, told = {}, {"replicas": devices.replicas}
     for run in runs.split(","):
         own = [f"accumulate={2 * config.accumulate}"] if run == "parts" else OWN_SETTINGS.get(run, [])
