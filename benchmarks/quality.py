@@ -136,7 +136,8 @@ def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
     if done.exists():
         return read_json(done)
     records, before = Path(prepared["records"][method.pairs]), prepared["seconds"][method.pairs]
-    times = [size.minutes * share for share in (0.25, 0.5, 1.0)]
+    # there is nothing to measure before the registration is done
+    times = [size.minutes * share for share in (0.25, 0.5, 1.0) if 60 * size.minutes * share > before]
     trained = trainer.train(
         records,
         folder,

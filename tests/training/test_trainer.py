@@ -41,6 +41,12 @@ def test_a_run_leaves_everything(whole):
     assert any("fake_b" in tag for tag in tags)
 
 
+def test_checkpoints_at_given_minutes(tiny_records, tmp_path):
+    """The first step is sure to take more than the two first times, and none to take an hour."""
+    run = trainer.train(tiny_records, tmp_path / "run", CONFIG, checkpoint_every=1000, checkpoint_at=[1e-4, 2e-4, 60])
+    assert sorted(run.checkpoints) == [1, 6]
+
+
 def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tmp_path):
     same = trainer.train(tiny_records, tmp_path / "same", CONFIG, "demo", 0)
     other = trainer.train(tiny_records, tmp_path / "other", CONFIG, "demo", 1)
