@@ -42,6 +42,14 @@ def test_curves_have_the_values_of_the_history(watched, events):
     assert list(values(events, "loss/cycle_aba")) == [4, 6]
 
 
+def test_loss_scale_and_norms_of_a_run_in_float16(tiny_records, tmp_path):
+    config = PAIRS_ONLY.with_settings(["precision=mixed_float16", "steps=2"])
+    run = trainer.train(tiny_records, tmp_path / "run", config)
+    events = written(run.path / "tensorboard")
+    assert values(events, "measure/loss_scale_generators") == {2: 2.0**15}
+    assert 0 < values(events, "measure/gradient_norm_generators")[2] < 1e3
+
+
 def test_schedule_and_speed(events):
     rates = values(events, "schedule/learning_rate")
     assert rates == pytest.approx({2: 2e-4, 4: 2e-4, 6: 2e-4 / 3}, rel=1e-6)
