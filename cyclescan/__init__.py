@@ -8,6 +8,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # notes of the graph optimiser about itself are for its developers; errors of a run come as Python exceptions
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 NOTICE = "synthetic image, for research and training only, not for clinical use"

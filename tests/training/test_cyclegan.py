@@ -63,10 +63,9 @@ def test_step_equals_a_plain_transcription_of_the_seeds():
                 assert np.abs(x - y).mean() < 0.02 * config.learning_rate
 
 
-@pytest.mark.parametrize("settings", [["batch_size=4", "accumulate=2"], ["batch_size=4", "accumulate=4"]])
-def test_parts_of_a_batch_give_the_step_of_the_whole(settings):
+def test_parts_of_a_batch_give_the_step_of_the_whole():
     config = SETTINGS.with_settings(["batch_size=4", "lambda_identity=1"])
-    whole, parts = CycleGAN(config, 0), CycleGAN(config.with_settings(settings), 0)
+    whole, parts = CycleGAN(config, 0), CycleGAN(config.with_settings(["accumulate=2"]), 0)
     for _ in range(2):
         expected, measured = whole.train_step(batch(size=4))
         got, measures = parts.train_step(batch(size=4))

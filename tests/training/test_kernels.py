@@ -34,13 +34,12 @@ def same(network, shape, tolerance=1e-5):
         np.testing.assert_allclose(other, one, atol=tolerance * float(tf.reduce_max(tf.abs(one))))
 
 
-@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [*((k, "same") for k in (1, 2, 3, 4, 5)), *((k, "valid") for k in (1, 2))]
+)
 @pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("grid", [(2, 4, 4), (3, 3, 6)])
-def test_convolution_of_few_voxels(kernel, strides, padding, grid):
-    if padding == "valid" and kernel > min(grid):
-        pytest.skip("a valid convolution needs a volume as large as its kernel")
+def test_convolution_of_few_voxels(kernel, padding, strides, grid):
     layer = layers.Conv3D(4, kernel, strides=strides, padding=padding, activation="tanh")
     x = tf.zeros((2, *grid, 3))
     layer.build(x.shape)
