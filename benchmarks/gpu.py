@@ -31,7 +31,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import numpy as np
 
-from benchmarks.step import best_of
+from benchmarks.step import best_of, generator_operations
 from cyclescan.presets import preset
 
 MEASURES = ("generator", "generator and gradients", "discriminator", "discriminator and gradients", "generator terms")
@@ -121,9 +121,7 @@ def prepared(networks: Networks, measure: str):
     # of one pass
     forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in networks.models.items()}
     if measure == "generator terms":
-        passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
-        judging = 2 * 2 * bool(config.lambda_adversarial)
-        operations = 3 * passes * forward_operations["a2b"] + judging * forward_operations["a"]
+        operations = generator_operations(config, forward_operations["a2b"], forward_operations["a"])
         arguments = (networks.weights("a2b", "b2a"), networks.weights("a", "b"), batch)
         return jax.value_and_grad(networks.generator_terms), arguments, operations
     network, _, gradients = measure.partition(" and ")

@@ -33,8 +33,8 @@ class PlainCycleGAN:
             optimizer.build(network.trainable_variables)
         self._cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
-    def losses(self, real_x, real_y, tape):
-        """Total losses of the four networks, in their order; `tape` is the one they are recorded on."""
+    def losses(self, real_x, real_y):
+        """Total losses of the four networks, in their order."""
         import tensorflow as tf
 
         config, g, f = self.config, self.generator_g, self.generator_f
@@ -63,7 +63,7 @@ class PlainCycleGAN:
         import tensorflow as tf
 
         with tf.GradientTape(persistent=True) as tape:
-            losses = self.losses(real_x, real_y, tape)
+            losses = self.losses(real_x, real_y)
         pairs = zip(losses, self.networks, strict=True)
         return losses, [tape.gradient(loss, network.trainable_variables) for loss, network in pairs]
 

@@ -52,19 +52,23 @@ def peak() -> float:
     return 2 * n**3 / best_of(lambda: product().numpy())
 
 
+def generator_operations(config, generator: float, discriminator: float) -> float:
+    """Of all generator terms with their gradients, from those of one pass through a network of each kind."""
+    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
+    judging = 2 * 2 * bool(config.lambda_adversarial)
+    return 3 * passes * generator + judging * discriminator
+
+
 def operations(config, model) -> dict[str, float]:
     """Floating-point operations of the convolutions of one step of each kind."""
     from cyclescan.models.cost import convolution_macs
 
     shape = (config.batch_size, *config.patch_shape, 1)
-    generator = convolution_macs(model.generators["a2b"], shape)
-    discriminator = convolution_macs(model.discriminators["a"], shape)
-    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
-    whole = 3 * passes * generator
-    if config.lambda_adversarial:
-        judging, learning = 2 * 2 * discriminator, 3 * 4 * discriminator
-        whole += judging + learning
-    return {"warm-up": 2.0 * 3 * 2 * generator if config.lambda_pair else 0.0, "whole": 2.0 * whole}
+    generator = 2.0 * convolution_macs(model.generators["a2b"], shape)
+    discriminator = 2.0 * convolution_macs(model.discriminators["a"], shape)
+    learning = 3 * 4 * discriminator if config.lambda_adversarial else 0.0
+    whole = generator_operations(config, generator, discriminator) + learning
+    return {"warm-up": 3 * 2 * generator if config.lambda_pair else 0.0, "whole": whole}
 
 
 def volumes(config) -> dict:

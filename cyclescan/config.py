@@ -54,9 +54,7 @@ class Config:
     identity_loss: str = "l1"
     lambda_identity: float = 0.0
     lambda_gradient_consistency: float = 0.0
-    lambda_r1: float = (
-        0.0  # of the discriminators' gradient on real volumes, against discriminators that learn too fast
-    )
+    lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
     # schedule, as fractions of the run
     steps: int = 1000

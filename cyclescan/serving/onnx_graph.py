@@ -21,6 +21,7 @@ import numpy as np
 from keras import layers
 
 from cyclescan.errors import InputError
+from cyclescan.models.graph import calls
 from cyclescan.models.upsampled_conv import UpsampledConv3D
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for what hospitals run, and it has every operator needed
@@ -76,16 +77,13 @@ class _Graph:
         self.initializers: list = []
         self._names: dict[int, str] = {}  # of the Keras tensors made so far
         self._names[id(model.inputs[0])] = self._node("Transpose", [INPUT], "to_channels_first", perm=TO_CHANNELS_FIRST)
-        for layer in model.layers:
-            if isinstance(layer, layers.InputLayer):
-                continue
+        for layer, given in calls(model):
             if type(layer) not in LAYERS:
                 known = ", ".join(sorted(kind.__name__ for kind in LAYERS))
                 raise InputError(
                     f"The layer {layer.name} is a {type(layer).__name__}, which has no translation to ONNX here; known "
                     f"are {known}."
                 )
-            given = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
             inputs = [self._names[id(tensor)] for tensor in given]
             self._names[id(layer.output)] = LAYERS[type(layer)](self, layer, inputs)
         self._node("Transpose", [self._names[id(model.outputs[0])]], "to_channels_last", perm=TO_CHANNELS_LAST)

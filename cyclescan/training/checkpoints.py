@@ -366,18 +366,14 @@ def load_generator(run: Run, direction: str, weights: str | int = "last"):
 
 
 def _translator(path: Path, config: Config, direction: str):
-    import keras
     import tensorflow as tf
 
     from cyclescan.models import build_generator
+    from cyclescan.models.graph import precision
 
     _checked(path, config)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with precision("float32"):
         generator = build_generator(config, name=f"generator_{direction}")
-    finally:
-        keras.config.set_dtype_policy(policy)
     state = tf.train.Checkpoint(**{f"translator_{direction}": generator})
     try:
         status = state.read(str(path / "state"))

@@ -10,6 +10,7 @@ import tensorflow as tf
 from cyclescan import losses
 from cyclescan.config import Config
 from cyclescan.models import build_discriminator, build_generator
+from cyclescan.models.graph import precision
 from cyclescan.training import kernels
 from cyclescan.training.adam import Adam
 from cyclescan.training.distribution import Distribution
@@ -56,9 +57,7 @@ class CycleGAN(tf.Module):
             self._build(config, seed)
 
     def _build(self, config: Config, seed: int) -> None:
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(config.precision)
-        try:
+        with precision(config.precision):
             self.generators = {
                 name: build_generator(config, name=f"generator_{name}", seed=seed * 10 + i)
                 for i, name in enumerate(("a2b", "b2a"))
@@ -73,8 +72,6 @@ class CycleGAN(tf.Module):
                 name: build_discriminator(config, name=f"discriminator_{name}", seed=seed * 10 + i + 2)
                 for i, name in enumerate(("a", "b"))
             }
-        finally:
-            keras.config.set_dtype_policy(policy)
         networks = {"generators": self.generators, "discriminators": self.discriminators}
         self.trained = {
             name: [v for network in group.values() for v in network.trainable_variables]

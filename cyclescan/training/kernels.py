@@ -21,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from cyclescan.models.graph import calls
+
 # Convolutions onto a grid of at most so many voxels, and transposed ones from there, are done as matrix products.
 FEW_VOXELS = 64
 FEW_VOXELS_TRANSPOSED = 256
@@ -34,14 +36,13 @@ def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor:
         volumes: (batch, depth, height, width, channels), all of them known when the graph is built.
     """
     values = {id(model.inputs[0]): volumes}
-    for layer in model.layers:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        given = layer.input
-        inputs = [values[id(t)] for t in given] if isinstance(given, (list, tuple)) else values[id(given)]
+    for layer, given in calls(model):
+        inputs = [values[id(tensor)] for tensor in given]
         kernel = KERNELS.get(type(layer))
-        result = kernel(layer, inputs) if kernel else None
-        values[id(layer.output)] = layer(inputs, training=True) if result is None else result
+        result = kernel(layer, *inputs) if kernel else None
+        if result is None:
+            result = layer(inputs if isinstance(layer.input, (list, tuple)) else inputs[0], training=True)
+        values[id(layer.output)] = result
     return values[id(model.outputs[0])]
 
 

@@ -13,6 +13,7 @@ from keras import layers
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.models import build_discriminator, build_generator
+from cyclescan.models.graph import calls, precision
 from cyclescan.models.upsampled_conv import UpsampledConv3D, merging
 from cyclescan.training import kernels
 
@@ -113,15 +114,14 @@ class _Graph:
     """A functional model at one size of its volumes."""
 
     def __init__(self, model: keras.Model, patch_shape: Sequence[int]):
-        called = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
-        outputs = [layer.output for layer in called]
+        called = list(calls(model))
+        outputs = [layer.output for layer, _ in called]
         shapes = keras.Model(model.inputs, outputs).compute_output_shape((1, *patch_shape, 1))
         self.image, self.result = id(model.inputs[0]), id(model.outputs[0])
         shape = {self.image: (*patch_shape, 1)} | {id(t): tuple(s[1:]) for t, s in zip(outputs, shapes, strict=True)}
         self.sizes = {self.image: _size(shape[self.image], FLOAT32)}
         self.calls = []
-        for layer in called:
-            given = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+        for layer, given in called:
             output = id(layer.output)
             self.sizes[output] = _size(shape[output], _bytes(layer))
             trace = _trace(layer, [shape[id(t)] for t in given], shape[output])
@@ -313,13 +313,8 @@ class Networks:
         settings = {key: value for key, value in config.to_dict().items() if key.startswith(kind)}
         key = kind, config.precision, repr(settings)
         if key not in self._models:
-            policy = keras.config.dtype_policy()
-            keras.config.set_dtype_policy(config.precision)
-            try:
-                with keras.device("cpu:0"):
-                    self._models[key] = build(config, name=f"planned_{kind}")
-            finally:
-                keras.config.set_dtype_policy(policy)
+            with precision(config.precision), keras.device("cpu:0"):
+                self._models[key] = build(config, name=f"planned_{kind}")
         sized = *key, config.patch_shape
         if sized not in self._graphs:
             try:
