@@ -88,7 +88,7 @@ def present() -> Device:
             return dataclasses.replace(gpu(min(sizes) / 1e9), name="this machine's GPU")
     available = _available()
     explanation = f"{available / GIB:.1f} GiB are free, less {HOST_RESERVE / GIB:.1f} GiB for the program"
-    return Device("this machine, which has no GPU", max(0.0, available - HOST_RESERVE), explanation, is_gpu=False)
+    return Device("this machine (no GPU)", max(0.0, available - HOST_RESERVE), explanation, is_gpu=False)
 
 
 def _available() -> int:
