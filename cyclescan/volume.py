@@ -186,8 +186,8 @@ def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.f
 
 
 def synthetic_descrip(version: str) -> str:
-    """The header text of every translated image."""
-    return f"cyclescan {version}: {NOTICE}"[:79]
+    """The header text of every translated image: the notice comes first, since a header holds 79 characters."""
+    return f"{NOTICE}, v{version}"[:79]
 
 
 @contextlib.contextmanager
