@@ -131,7 +131,7 @@ def _plain(size: Size) -> dict:
 def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
     """Train one method and measure it at each time; what is done already is not done again."""
     method = METHODS[name]
-    folder = work / "runs" / f"{name}-{size.minutes:g}min-{seed}"
+    folder = _folder(work, name, seed, size)
     done = folder / "quality.json"
     if done.exists():
         return read_json(done)
@@ -161,6 +161,17 @@ def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
     result["baselines"] = {b: {d: _row(metrics[d][b]) for d in DIRECTIONS} for b in BASELINES}
     write_json(done, result)
     return result
+
+
+def finished(work: Path, size: Size) -> list[dict]:
+    """The results of all runs of this length in `work`, also those of earlier commands, in the order of METHODS."""
+    order = [(name, seed) for name in METHODS for seed in range(size.seeds_of(METHODS[name]))]
+    files = [_folder(work, name, seed, size) / "quality.json" for name, seed in order]
+    return [read_json(file) for file in files if file.exists()]
+
+
+def _folder(work: Path, name: str, seed: int, size: Size) -> Path:
+    return work / "runs" / f"{name}-{size.minutes:g}min-{seed}"
 
 
 def _row(metrics: dict) -> dict:
@@ -251,12 +262,11 @@ def main() -> None:
     if arguments.minutes is not None:
         size = dataclasses.replace(size, minutes=arguments.minutes)
     prepared = prepare(arguments.work, size)
-    results = []
     for name in arguments.only:
         for seed in range(size.seeds_of(METHODS[name])):
             log.info("%s, seed %d: %g minutes", name, seed, size.minutes)
-            results.append(run(arguments.work, name, seed, size, prepared))
-            report(results, size, "quality_full" if arguments.full else "quality")
+            run(arguments.work, name, seed, size, prepared)
+            report(finished(arguments.work, size), size, "quality_full" if arguments.full else "quality")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from cyclescan import losses
 from cyclescan.config import Config
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.models.graph import precision
-from cyclescan.training import kernels
+from cyclescan.training import kernels, sums
 from cyclescan.training.adam import Adam
 from cyclescan.training.distribution import Distribution
 from cyclescan.training.image_pool import ImagePool
@@ -177,7 +177,8 @@ class CycleGAN(tf.Module):
         with tf.GradientTape() as tape:
             fakes, terms = generator_terms(batch)
             scaled = self._scaled("generators", terms)
-        gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
+        with sums.in_order():
+            gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
         for_pools = {}
         if discriminators:
             first = number * batch["real_a"].shape[0]
@@ -186,7 +187,8 @@ class CycleGAN(tf.Module):
             with tf.GradientTape() as tape:
                 own, measures = self._discriminator_terms(batch, pooled)
                 scaled = self._scaled("discriminators", own)
-            gradients["discriminators"] = tape.gradient(scaled, self.trained["discriminators"])
+            with sums.in_order():
+                gradients["discriminators"] = tape.gradient(scaled, self.trained["discriminators"])
             terms |= own
         return (gradients, terms, measures), for_pools
 
@@ -200,7 +202,7 @@ class CycleGAN(tf.Module):
                     seeds.assign(tf.stack([seeds.value[0], tf.cast(drawn * MASKS, seeds.dtype)]))
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
-        total = tf.add_n([self._weight(term) * value for term, value in terms.items()])
+        total = tf.reduce_sum(tf.stack([self._weight(term) * value for term, value in terms.items()]))
         return self.optimizers[name].scale_loss(total)
 
     def _apply(self, name: str, gradients: list) -> dict:
