@@ -18,7 +18,7 @@ from cyclescan.command import progress
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, write_text
 from cyclescan.volume import Volume, write
-from data_prep.phantom import anatomy, scanner
+from data_prep.phantom import anatomy, lesions, scanner
 from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
 
 FIELD_OF_VIEW_MM = (96.0, 140.0, 140.0)
@@ -38,6 +38,7 @@ class Subject:
         labels: the prevailing tissue, uint8, a position in `anatomy.NAMES`; 0 is air.
         affine: (4, 4), voxels to RAS+ mm; the centre of the volume is the origin.
         participant: what a line of participants.tsv says: side, size, flexion_deg and so on.
+        lesion: the fraction of each voxel that a planted lesion turned into fluid, float32; None without one.
     """
 
     ciss: np.ndarray
@@ -46,6 +47,7 @@ class Subject:
     labels: np.ndarray
     affine: np.ndarray
     participant: dict
+    lesion: np.ndarray | None = None
 
 
 def make_subject(
@@ -58,6 +60,7 @@ def make_subject(
     examination: scanner.Scanner | None = None,
     ciss: Ciss = CISS,
     dess: Dess = DESS,
+    lesion: str | None = None,
 ) -> Subject:
     """Draw and scan one knee; a function of its arguments alone.
 
@@ -68,6 +71,7 @@ def make_subject(
         index: of the subject in the cohort.
         knee, examination: take these in place of random ones.
         ciss, dess: the protocols, with their options (combination, water excitation, diffusion).
+        lesion: one of `lesions.KINDS` to plant; all else, noise included, is that of the same knee without it.
 
     Raises:
         InputError: the seed, shape or spacing is not allowed.
@@ -77,19 +81,22 @@ def make_subject(
     shape, spacing_mm = _checked_grid(shape, spacing_mm)
     if seed < 0 or index < 0:
         raise InputError(f"--seed is {seed if seed < 0 else index}; whole numbers from 0 are allowed.")
-    for_drawing, for_knee, for_scans = (
-        np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(3)
+    for_drawing, for_knee, for_scans, for_lesion = (
+        np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(4)
     )
     drawn = (anatomy.draw(for_drawing), scanner.draw(for_drawing), scanner.draw_tissues(for_drawing))
     knee, examination, table = knee or drawn[0], examination or drawn[1], drawn[2]
     tissues = anatomy.build(knee, shape, spacing_mm, for_knee)
+    where = None
+    if lesion:
+        tissues, where = lesions.plant(tissues, lesion, spacing_mm, for_lesion)
     scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, ciss, dess)
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
     for axis, row in enumerate((0, 2, 1)):
         affine[row, axis] = spacing_mm[axis]
         affine[row, 3] = -spacing_mm[axis] * (shape[axis] - 1) / 2
-    return Subject(**scans, labels=tissues.labels(), affine=affine, participant=_describe(knee))
+    return Subject(**scans, labels=tissues.labels(), affine=affine, participant=_describe(knee), lesion=where)
 
 
 def write_cohort(
