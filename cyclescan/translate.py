@@ -50,6 +50,8 @@ def translate_file(
         side: "left" or "right", which the scan shows; None for what its name, the JSON file beside it or DICOM says.
         keep_identity: DICOM slices get patient and study of their source; by default nothing that identifies.
 
+    A translator with its `back` also writes the map of doubt, see `doubt_of`.
+
     Returns:
         The path of the JSON file. A scan unlike the training's is translated, and a warning is logged.
 
@@ -57,11 +59,11 @@ def translate_file(
         InputError: the scan cannot be used, or the result cannot be written or would replace the scan.
     """
     scan, output = scan if isinstance(scan, Series) else Path(scan), Path(output)
-    check_output(scan, output)
+    check_output(scan, output, translator.back is not None)
     array, records, findings = _read(translator, scan, index, side)
     _warn(scan, findings)
-    translated = translator.translate_array(array, progress)
-    return _write(translator, translator.origin, scan, output, index, keep_identity, translated, records, findings)
+    result = _translate(translator, array, progress)
+    return _write(translator, translator.origin, scan, output, index, keep_identity, *result, records, findings)
 
 
 def translate_files(
@@ -96,7 +98,7 @@ def translate_files(
             done(path_of(scan), error)
 
     def read(scan: Path | Series, output: Path):
-        check_output(scan, output)
+        check_output(scan, output, translator.back is not None)
         return _read(translator, scan, index, side)
 
     def written(writing: tuple[Path | Series, Future] | None) -> None:
@@ -109,12 +111,12 @@ def translate_files(
             try:
                 array, records, findings = reading.result()
                 _warn(scan, findings)
-                array = translator.translate_array(array)
+                result = _translate(translator, array)
             except InputError as error:
                 ended(scan, error)
                 continue
             written(writing)
-            task = (translator, translator.origin, scan, output, index, keep_identity, array, records, findings)
+            task = (translator, translator.origin, scan, output, index, keep_identity, *result, records, findings)
             writing = (scan, writer.submit(_write, *task))
         written(writing)
     return failed
@@ -193,8 +195,13 @@ def path_of(scan: Path | Series) -> Path:
     return scan.path if isinstance(scan, Series) else scan
 
 
-def check_output(scan: Path | Series, output: Path) -> None:
+def check_output(scan: Path | Series, output: Path, doubted: bool = False) -> None:
     """Refuse a result that would replace its scan, the JSON file beside the scan, or what is no result.
+
+    Args:
+        scan: what is translated.
+        output: its result.
+        doubted: a map of doubt is written too.
 
     Raises:
         InputError: it would, or the name is no NIfTI name or that of a folder.
@@ -208,8 +215,9 @@ def check_output(scan: Path | Series, output: Path) -> None:
         raise InputError(f"The output {output} is a folder.")
     if sidecar_of(output).is_dir():
         raise InputError(f"The output {sidecar_of(output)} is a folder.")
-    if output.exists() and path.exists() and output.samefile(path):
-        raise InputError(f"The output {output} is the input itself; choose another name or folder.")
+    for written in (output, doubt_of(output)) if doubted else (output,):
+        if written.exists() and path.exists() and written.samefile(path):
+            raise InputError(f"The output {written} is the input itself; choose another name or folder.")
     if sidecar_of(output).resolve() == sidecar_of(path).resolve():
         raise InputError(
             f"The output {output} has the name of its input {path.name}, whose JSON file it would replace; choose "
@@ -219,7 +227,16 @@ def check_output(scan: Path | Series, output: Path) -> None:
 
 def sidecar_of(path: Path) -> Path:
     """The JSON file beside a NIfTI file or beside a folder of DICOM slices."""
-    return path.with_name(f"{volumes.stem(path) if volumes.is_nifti(path) else path.name}.json")
+    return path.with_name(f"{_plain_name(path)}.json")
+
+
+def doubt_of(path: Path) -> Path:
+    """The map of doubt beside a result, a NIfTI file; its JSON file is that of the result."""
+    return path.with_name(f"{_plain_name(path)}_doubt.nii.gz")
+
+
+def _plain_name(path: Path) -> str:
+    return volumes.stem(path) if volumes.is_nifti(path) else path.name
 
 
 def _one_ahead(pool: ThreadPoolExecutor, read: Callable, jobs: list[Job]) -> Iterator:
@@ -251,6 +268,12 @@ def _read(translator: Translator, scan: Path | Series, index: int | None, side: 
     return array, records, translator.outside(volume, records)
 
 
+def _translate(translator: Translator, array, progress: Progress | None = None):
+    """A translation, and the map of doubt or None."""
+    translated = translator.translate_array(array, progress)
+    return translated, translator.doubt(array, translated) if translator.back else None
+
+
 def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
     if findings:
         what = guard.sentence(findings, NAMED)
@@ -265,6 +288,7 @@ def _write(
     index: int | None,
     keep_identity: bool,
     array,
+    doubts,
     records: list[dict],
     findings: list[dict] | None,
 ) -> Path:
@@ -282,6 +306,16 @@ def _write(
             keep_identity=keep_identity,
         )
         derived.write(scan, volume, output, derivation)
+    about_doubt = None
+    if doubts is not None:
+        volumes.write(
+            translator.restore_doubt(doubts, records), doubt_of(output), volumes.synthetic_descrip(__version__)
+        )
+        about_doubt = {
+            "file": doubt_of(output).name,
+            "unit": "intensities of the result",
+            "mean_of_range": float(doubts.mean() / 2),
+        }
     sidecar = sidecar_of(output)
     write_json(
         sidecar,
@@ -305,6 +339,7 @@ def _write(
             "working_spacing_mm": translator.data["spacing_mm"],
             "preprocessing": records,
             "guard": findings,
+            "doubt": about_doubt,
             "target_intensity": translator.target_intensity,
             "cyclescan_version": __version__,
             "model_cyclescan_version": origin.cyclescan_version,
@@ -344,6 +379,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mirror",
         action="store_true",
         help="average with the translation of the volume mirrored left to right; takes twice as long",
+    )
+    parser.add_argument(
+        "--doubt",
+        action="store_true",
+        help="also write NAME_doubt.nii.gz: where the way there and back changes the scan, and where the result depends on "
+        "mirroring, position and field of view; takes six times as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
 
@@ -390,6 +431,7 @@ def run(arguments: argparse.Namespace) -> int | None:
             arguments.window,
             arguments.overlap,
             arguments.mirror,
+            arguments.doubt,
         )
 
     return run_with(load, arguments)

@@ -374,3 +374,24 @@ def test_an_exported_model_has_the_guard_and_says_what_its_graph_cannot_do(knees
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert result.stderr.count("warning: ") == 1 and f"warning: {path} is unlike the scans" in result.stderr
+
+
+def test_doubt_is_written_beside_the_result(call, run, scan, tmp_path):
+    code, _ = call(scan, tmp_path / "out" / "ct.nii.gz", "--doubt", "--window", 8, 16, 16)
+    assert code == 0
+    image, result = nib.load(tmp_path / "out" / "ct_doubt.nii.gz"), nib.load(tmp_path / "out" / "ct.nii.gz")
+    assert image.shape == result.shape and np.allclose(image.affine, result.affine)
+    assert NOTICE in image.header["descrip"].item().decode()
+    doubts = image.get_fdata()
+    assert doubts.min() >= 0 and 0 < doubts.max() <= 2500  # the width of the target's window in HU
+    about = read_json(tmp_path / "out" / "ct.json")["doubt"]
+    assert about["file"] == "ct_doubt.nii.gz"
+    # the translation itself is the same with and without
+    assert call(scan, tmp_path / "plain.nii.gz", "--window", 8, 16, 16)[0] == 0
+    assert np.array_equal(nib.load(tmp_path / "plain.nii.gz").get_fdata(), result.get_fdata())
+    assert read_json(tmp_path / "plain.json")["doubt"] is None
+
+
+def test_doubt_never_replaces_the_scan(call, tmp_path):
+    scan = write_scan(tmp_path / "scan_doubt.nii.gz")
+    refused(call(scan, tmp_path / "scan.nii.gz", "--doubt"), f"The output {scan} is the input itself")

@@ -12,7 +12,7 @@ from cyclescan import __version__, guard
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
-from cyclescan.inference import sliding_window
+from cyclescan.inference import doubt, sliding_window
 from cyclescan.preprocessing import Options, prepare, restore
 from cyclescan.serving import saved_model
 from cyclescan.training import checkpoints
@@ -78,6 +78,7 @@ class Translator:
         overlap: the fraction that windows share; costs time and changes nothing.
         mirror: average with the translation of the volume mirrored along its depth, mirrored back.
         origin: see `Origin`.
+        back: the translator of the other direction of the same model; None unless `load` was asked for it.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Translator:
         self.origin = origin
         self.window, self.overlap = sliding_window.check_settings(window, overlap, config.stride)
         self.mirror = mirror
+        self.back: Translator | None = None
 
     @classmethod
     def load(
@@ -108,6 +110,7 @@ class Translator:
         window: Sequence[int] | None = None,
         overlap: float | None = None,
         mirror: bool = False,
+        back: bool = False,
     ) -> Translator:
         """Load one direction of a model.
 
@@ -118,11 +121,17 @@ class Translator:
             window: (depth, height, width) voxels on the working grid; None for `sliding_window.DEFAULT_WINDOW`.
             overlap: the fraction that windows share, in [0, 1); None for none.
             mirror: see `Translator`.
+            back: load the other direction too, which `doubt` needs.
 
         Raises:
             InputError: there is no such model, checkpoint or direction; a file of it is missing or altered; the
                 window is not a multiple of the stride or the overlap is out of range.
         """
+        if back:
+            one_way = (weights, window, overlap, mirror)
+            translator = cls.load(model, direction, *one_way)
+            translator.back = cls.load(model, direction[::-1], *one_way)
+            return translator
         path = Path(model)
         if direction not in checkpoints.DIRECTIONS:
             allowed = " or ".join(checkpoints.DIRECTIONS)
@@ -240,6 +249,18 @@ class Translator:
             raise InputError(f"A window of {shape} voxels does not fit into memory; choose a smaller one.") from error
         return result
 
+    def doubt(self, array: np.ndarray, translated: np.ndarray) -> np.ndarray:
+        """How far a translation should be doubted, see `inference.doubt`.
+
+        Args:
+            array: a prepared volume, as for `translate_array`.
+            translated: its translation.
+
+        Returns:
+            The same shape, float32, on [0, 2], in the unit in which translations have [-1, 1].
+        """
+        return doubt.doubt(array, translated, self.translate_array, self.back.translate_array, self.stride)
+
     def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
         """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.
 
@@ -263,6 +284,11 @@ class Translator:
     def restore(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring a translated array onto the grid of the scan it came from, in the target's intensities."""
         return restore(array, records, self.target_intensity)
+
+    def restore_doubt(self, array: np.ndarray, records: list[dict]) -> Volume:
+        """Bring the result of `doubt` onto the grid of the scan, in the target's intensities; what was cropped is 0."""
+        width = self.target_intensity["high"] - self.target_intensity["low"]
+        return restore(array - 1, records, self.target_intensity | {"low": 0.0, "high": width})
 
     def translate_volume(self, volume: Volume, progress: Progress | None = None) -> Volume:
         """Translate a scan of the source domain in any orientation and spacing.

@@ -1,0 +1,177 @@
+"""What translations do to texture and to lesions, and whether the map of doubt knows where they are wrong.
+
+    python -m benchmarks.structure WORK [--subjects 10]
+
+WORK is the folder of `python -m benchmarks.quality`; every run that it finished is measured, on knees that no run has
+seen. For each of them and each direction:
+
+* checkerboard: `texture.checkerboard_score` against the real volumes of the same knees;
+* spongy bone: the power spectrum of its texture over that of the real volumes, in dB;
+* lesions, planted into one knee after the other: what the lesion changes in the translation over what it changes in a real
+  scan of the target contrast (1: all of its contrast survives), at the voxels of the lesion; and what is invented: how
+  far the translation of the healthy knee is from the truth there, in the same unit;
+* doubt: Spearman's correlation of the map with the absolute error over the voxels of the limb, also of its parts.
+
+Writes benchmarks/results/structure.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from benchmarks.quality import METHODS
+from cyclescan.command import progress
+from cyclescan.evaluation import texture
+from cyclescan.files import read_json, replacing, write_json, write_text
+from cyclescan.inference import doubt
+from cyclescan.inference.translator import Translator
+from cyclescan.preprocessing import Options, prepare
+from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.volume import Volume
+from data_prep.phantom import lesions, make_subject
+from data_prep.phantom.anatomy import NAMES
+
+RESULTS = Path(__file__).parent / "results"
+FIRST = 1000  # number of the first knee: cohorts are smaller
+LIMB = -0.9  # above it, a voxel is not air
+CONTRASTS = {"a": "ciss", "b": "dess"}
+
+
+class Knee:
+    """One knee as the networks see it, in both contrasts, healthy and with each lesion."""
+
+    def __init__(self, index: int, shape, data: dict) -> None:
+        self._data = data
+        subjects = {kind: make_subject(0, shape, index=index, lesion=kind) for kind in (None, *lesions.KINDS)}
+        self.scans = {kind: {d: self._prepared(subject, d) for d in CONTRASTS} for kind, subject in subjects.items()}
+        self.bone = subjects[None].labels == NAMES.index("marrow_epiphysis")
+        self.lesion = {kind: subjects[kind].lesion for kind in lesions.KINDS}
+
+    def _prepared(self, subject, domain: str) -> np.ndarray:
+        about = self._data["domains"][domain]
+        scan = Volume(getattr(subject, CONTRASTS[domain]), subject.affine)
+        return prepare(scan, about["scaling"], self._data["spacing_mm"], options=Options.of(about))[0].array
+
+
+def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
+    """Of one run: its measures by direction, and translations of the first knee by direction and lesion."""
+    translators = {direction: Translator.load(folder, direction) for direction in DIRECTIONS}
+    rows, pictures = {}, {}
+    for direction in DIRECTIONS:
+        source, target = direction[0], direction[2]
+        there, back = translators[direction], translators[f"{target}2{source}"]
+        fakes, survival, invented, correlation = [], {k: [] for k in lesions.KINDS}, {k: [] for k in lesions.KINDS}, []
+        for knee in knees:
+            real, truth = (knee.scans[None][domain] for domain in (source, target))
+            fake = there.translate_array(real)
+            fakes.append(fake)
+            for kind in lesions.KINDS:
+                ill = there.translate_array(knee.scans[kind][source])
+                weights = knee.lesion[kind]
+                contrast = np.average(knee.scans[kind][target] - truth, weights=weights)
+                survival[kind].append(np.average(ill - fake, weights=weights) / contrast)
+                invented[kind].append(np.average(fake - truth, weights=weights) / contrast)
+                pictures.setdefault((direction, kind), ill)
+            parts = doubt.parts(real, fake, there.translate_array, back.translate_array, there.stride)
+            limb, error = real > LIMB, np.abs(fake - truth)
+            maps = {"doubt": sum(parts.values()), **parts}
+            correlation.append({k: float(stats.spearmanr(v[limb], error[limb]).statistic) for k, v in maps.items()})
+        truths = [knee.scans[None][target] for knee in knees]
+        rows[direction] = {
+            "checkerboard": texture.checkerboard_score(fakes, truths),
+            "spongy_bone_db": texture.bone_spectrum_difference_db(fakes, truths, [knee.bone for knee in knees]),
+            "lesions_surviving": {k: _summary(v) for k, v in survival.items()},
+            "invented": {k: _summary(v) for k, v in invented.items()},
+            "correlation_with_error": {k: _summary([row[k] for row in correlation]) for k in correlation[0]},
+        }
+    return rows, pictures
+
+
+def _summary(values: list[float]) -> dict:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def report(results: dict[str, dict], subjects: int) -> str:
+    """The tables, in Markdown."""
+    lines = [
+        "# Texture, lesions and doubt",
+        "",
+        f"`python -m benchmarks.structure`, the runs of `benchmarks.quality`, on {subjects} knees that none of them has "
+        "seen: mean (SD over knees). What each column is: see the head of benchmarks/structure.py.",
+    ]
+    for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
+        kinds = [kind.replace("_", " ") for kind in lesions.KINDS]
+        head = ["run", "checkerboard", "spongy bone, dB", *(f"{k}, surviving" for k in kinds)]
+        head += [*(f"{k}, invented" for k in kinds), "doubt and error", "cycle alone", "views alone"]
+        lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for name, rows in results.items():
+            row = rows[direction]
+            band = list(row["spongy_bone_db"].values())
+            cells = [name, f"{row['checkerboard']:.2f}", f"{min(band):+.1f} to {max(band):+.1f}"]
+            for group in ("lesions_surviving", "invented", "correlation_with_error"):
+                cells += [_cell(value) for value in row[group].values()]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: dict) -> str:
+    return f"{value['mean']:.2f}" + (f" ({value['sd']:.2f})" if value["sd"] is not None else "")
+
+
+def draw(pictures: dict[str, dict], knee: Knee, path: Path) -> None:
+    """Each lesion in the slice where it is largest: the source, each run's translation, the truth; CISS to DESS."""
+    direction, titles = "a2b", ["CISS with the lesion", *pictures, "DESS with the lesion"]
+    figure = Figure(figsize=(2 * len(titles), 2.2 * len(lesions.KINDS)), layout="constrained")
+    axes = figure.subplots(len(lesions.KINDS), len(titles), squeeze=False)
+    for row, kind in zip(axes, lesions.KINDS, strict=True):
+        where = knee.lesion[kind]
+        at = int(np.argmax(where.sum(axis=(1, 2))))
+        shown = [
+            knee.scans[kind]["a"],
+            *(translated[direction, kind] for translated in pictures.values()),
+            knee.scans[kind]["b"],
+        ]
+        for ax, volume, title in zip(row, shown, titles, strict=True):
+            ax.imshow(volume[at], cmap="gray", vmin=-1, vmax=1, origin="lower")
+            ax.contour(where[at], [0.1], colors="tab:orange", linewidths=0.6)
+            ax.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                ax.set_title(title, fontsize="small")
+        row[0].set_ylabel(kind.replace("_", " "))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder of benchmarks.quality")
+    parser.add_argument("--subjects", type=int, default=10)
+    arguments = parser.parse_args()
+    runs = sorted((arguments.work / "runs").glob("*/quality.json"), key=_order)
+    if not runs:
+        sys.exit(f"{arguments.work} has no finished run; `python -m benchmarks.quality {arguments.work}` makes them.")
+    shape = read_json(arguments.work / "prepared.json")["size"]["shape"]
+    data = read_json(runs[0].parent / "config.json")["data"]
+    knees = [Knee(FIRST + i, shape, data) for i in progress(range(arguments.subjects), unit="knee")]
+    results, pictures = {}, {}
+    for path in progress(runs, unit="run"):
+        name = "{method}, seed {seed}".format(**read_json(path))
+        results[name], pictures[name] = measure(path.parent, knees)
+        write_json(RESULTS / "structure.json", {"subjects": arguments.subjects, "results": results})
+        write_text(RESULTS / "structure.md", report(results, arguments.subjects))
+    draw(pictures, knees[0], RESULTS / "structure.png")
+
+
+def _order(path: Path) -> tuple[int, int]:
+    about = read_json(path)
+    return list(METHODS).index(about["method"]), about["seed"]
+
+
+if __name__ == "__main__":
+    main()
