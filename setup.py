@@ -15,8 +15,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["cyclescan*", "data_prep*"]),
-    package_data={"cyclescan": ["*.j2"], "cyclescan.evaluation": ["*.j2"], "data_prep": ["*.j2"]},
+    packages=[*find_packages(include=["cyclescan*", "data_prep*"]), "cyclescan.pretrained_models"],
+    package_dir={"cyclescan.pretrained_models": "saved_models"},
+    package_data={
+        "cyclescan": ["*.j2"],
+        "cyclescan.evaluation": ["*.j2"],
+        "cyclescan.pretrained_models": ["*/*", "*/checkpoints/*/*"],
+        "data_prep": ["*.j2"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.12,<4",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # the floor a module stands on; it imports from its own floor or from lower ones
 FLOORS = [
-    {"errors", "files", "command", "page", "__init__"},
+    {"errors", "files", "command", "page", "pretrained", "__init__"},
     {"volume", "acquisition", "config", "presets", "dicom"},
     {"preprocessing", "records", "guard"},
     {"models", "losses", "dataset"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import __version__, guard
+from cyclescan import __version__, guard, pretrained
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
@@ -115,7 +115,8 @@ class Translator:
         """Load one direction of a model.
 
         Args:
-            model: a training run, a folder written by `cyclescan.export`, or one version folder below it.
+            model: a training run, a folder written by `cyclescan.export`, one version folder below it, or the name
+                of a model that comes with cyclescan, see `pretrained`.
             direction: "a2b" or "b2a".
             weights: of a run: "last", "best" or a step. An exported model has one set of weights.
             window: (depth, height, width) voxels on the working grid; None for `sliding_window.DEFAULT_WINDOW`.
@@ -137,7 +138,7 @@ class Translator:
             allowed = " or ".join(checkpoints.DIRECTIONS)
             raise InputError(f"The direction is {direction!r}; allowed is {allowed}.")
         if not path.exists():
-            raise InputError(f"There is no model at {path}.")
+            path = pretrained.find(str(model))
         if (path / "config.json").exists():
             return cls._from_run(path, direction, weights, window, overlap, mirror)
         found = saved_model.find(path, direction)

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclescan import __version__
@@ -374,6 +375,8 @@ def _translator(path: Path, config: Config, direction: str):
     _checked(path, config)
     with precision("float32"):
         generator = build_generator(config, name=f"generator_{direction}")
+    if _about(path).get("published"):
+        return _with_published(generator, path / _published(direction))
     state = tf.train.Checkpoint(**{f"translator_{direction}": generator})
     try:
         status = state.read(str(path / "state"))
@@ -381,6 +384,53 @@ def _translator(path: Path, config: Config, direction: str):
         status.assert_existing_objects_matched()
     except (AssertionError, ValueError, *_tensorflow_errors()) as error:
         raise InputError(f"The checkpoint {path} has no {direction} generator ({_first_line(error)}).") from error
+    return generator
+
+
+def publish(run: Run, folder: str | Path, weights: str | int = "last", directions: Sequence[str] = DIRECTIONS) -> Path:
+    """Write a run for others to translate with: its settings and the generators of one checkpoint, in 16 bits.
+
+    A generator of the preset `demo` takes 6 MB so. The folder of its records, which tells of this machine, is left out.
+
+    Args:
+        run: from `read_run`.
+        folder: a new folder, which `Translator.load` and `translate --model` take.
+        weights: "last", "best" or a step.
+        directions: which generators.
+
+    Raises:
+        InputError: there is no such checkpoint, or the folder exists.
+    """
+    import numpy as np
+
+    chosen, folder = find(run, weights), Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder} exists already; name a new folder.")
+    facts = _about(chosen)
+    with replacing(folder) as temporary:
+        path = temporary / "checkpoints" / chosen.name
+        path.mkdir(parents=True)
+        for direction in directions:
+            values = [np.float16(v.numpy()) for v in load_generator(run, direction, weights).weights]
+            np.savez_compressed(path / _published(direction), *values)
+        files = {file.name: sha256(file) for file in sorted(path.iterdir())}
+        kept = {key: facts[key] for key in ("step", "versions", "config")}
+        write_json(path / "checkpoint.json", {**kept, "published": True, "whole": False, "sha256": files})
+        dataclasses.replace(run, path=temporary, records="").write()
+    return folder
+
+
+def _published(direction: str) -> str:
+    return f"generator_{direction}.npz"
+
+
+def _with_published(generator, file: Path):
+    import numpy as np
+
+    if not file.exists():
+        raise InputError(f"The model {file.parents[2]} does not translate {file.stem[-3:]}; its other direction it does.")
+    with np.load(file) as values:
+        generator.set_weights([values[name].astype(np.float32) for name in values.files])
     return generator
 
 
