@@ -46,15 +46,23 @@ class Task:
         fixed, moving: the volume and the partners to be brought onto it.
         between: from the atlas of domain a to that of domain b.
         domain: of `fixed`.
+        translation: of the volume into the partners' domain, onto which they are then brought; None for none.
     """
 
     fixed: tuple[Entry, Map]
     moving: list[tuple[Entry, Map]]
     between: Map
     domain: str
+    translation: np.ndarray | None = None
 
 
-def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, seed: int = 0) -> dict:
+def pair(
+    folder: str | Path,
+    per_volume: int = PER_VOLUME,
+    workers: int = 2,
+    seed: int = 0,
+    model: str | Path | None = None,
+) -> dict:
     """Register volumes of the training split onto each other and write RECORDS/pairs.
 
     Args:
@@ -62,6 +70,8 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
         per_volume: partners for each training volume, each of another subject.
         workers: processes.
         seed: of the choice of partners and of the sampling in the registration.
+        model: a run trained on earlier pairs of this data set. Each partner is brought onto its translation of the
+            volume, which is registration within one contrast, and pairs become better than those it learnt from.
 
     Returns:
         What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information (nats) of each
@@ -77,6 +87,7 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
     if per_volume < 1 or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
+    translate = {d: _translate_with(model, f"{d}2{other}") for d, other in OTHER.items()}
     partners = _choose(entries, per_volume, seed)
     # each volume is read, aligned, in each round deformed and settled, and at last warped
     work = (3 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
@@ -98,6 +109,7 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
             for number, part in enumerate(parts):
                 path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
                 # written as they come: pairs of large volumes are not held in memory
+                part = [dataclasses.replace(task, translation=translate[domain](task.fixed[0])) for task in part]
                 results = parallel(_warp, [(task,) for task in part])
                 records.write_serialized(path, (serialized for result in results for serialized in result))
                 shards[f"pairs/{path.name}"] = {
@@ -109,6 +121,7 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
             "shards": shards,
             "seed": seed,
             "per_volume": per_volume,
+            "model": None if model is None else Path(model).resolve().name,
             "mutual_information": {
                 **{d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER},
                 "between": round(between.information, 4),
@@ -116,6 +129,15 @@ def pair(folder: str | Path, per_volume: int = PER_VOLUME, workers: int = 2, see
         }
         write_json(out / "pairs.json", facts)
     return facts
+
+
+def _translate_with(model: str | Path | None, direction: str) -> Callable[[Entry], np.ndarray | None]:
+    if model is None:
+        return lambda entry: None
+    from cyclescan.inference.translator import Translator
+
+    translator = Translator.load(model, direction)
+    return lambda entry: translator.translate_array(records.decode(records.read_at(*entry)).voxels)
 
 
 def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict[str, list[list[int]]]:
@@ -181,7 +203,11 @@ def _warp(task: Task) -> Sequence[bytes]:
     for entry, to_moving in task.moving:
         moving = records.decode(records.read_at(*entry))
         image = registration.image_of(moving.voxels, spacing_of(moving.affine))
-        partner = registration.resample(image, grid, [*to_moving.forward(), *to_other_atlas])
+        way = [*to_moving.forward(), *to_other_atlas]
+        partner = registration.resample(image, grid, way)
+        if task.translation is not None:
+            way.append(registration.onto_translation(task.translation, partner, spacing_of(fixed.affine)))
+            partner = registration.resample(image, grid, way)
         pairs.append(records.encode(dataclasses.replace(fixed, partner=partner, partner_subject=moving.subject)))
     return pairs
 
@@ -189,11 +215,17 @@ def _warp(task: Task) -> Sequence[bytes]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", metavar="RECORDS", help="folder made by `data_prep build`")
     parser.add_argument("--per-volume", type=int, default=PER_VOLUME, help="partners for each training volume")
+    parser.add_argument(
+        "--model",
+        default=None,
+        help="a run trained on earlier pairs of these records: partners are brought onto its translations, and a run on "
+        "the new pairs becomes better",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed)
+    facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed, arguments.model)
     count = sum(shard["records"] for shard in facts["shards"].values())
     log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / "pairs")

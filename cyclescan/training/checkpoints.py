@@ -428,7 +428,9 @@ def _with_published(generator, file: Path):
     import numpy as np
 
     if not file.exists():
-        raise InputError(f"The model {file.parents[2]} does not translate {file.stem[-3:]}; its other direction it does.")
+        raise InputError(
+            f"The model {file.parents[2]} does not translate {file.stem[-3:]}; its other direction it does."
+        )
     with np.load(file) as values:
         generator.set_weights([values[name].astype(np.float32) for name in values.files])
     return generator

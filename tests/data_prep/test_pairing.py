@@ -97,6 +97,27 @@ def test_bytes_depend_on_the_seed_and_not_on_the_workers(knees, tmp_path):
     assert pairing.pair(copy, per_volume=2, workers=1, seed=1)["shards"] != facts["shards"]
 
 
+def test_translations_bring_partners_closer(knees, tmp_path, monkeypatch):
+    """With the best of all translations, the truth itself, which stands in for a model here."""
+    folder, truth, _ = knees
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+
+    def translations(model, direction):
+        assert model == "runs/first"
+        return lambda entry: truth[direction[0], records.decode(records.read_at(*entry)).subject]
+
+    monkeypatch.setattr(pairing, "_translate_with", translations)
+    facts = pairing.pair(copy, per_volume=2, workers=1, seed=0, model="runs/first")
+    assert facts["model"] == "first"
+
+    def errors(folder, domain):
+        return [np.nanmean((p.partner - truth[domain, p.subject]) ** 2) for p in read(folder, "pairs", domain)]
+
+    for domain in ("a", "b"):
+        assert np.mean(errors(copy, domain)) < 0.9 * np.mean(errors(folder, domain))
+
+
 def test_command(tmp_path, capsys):
     folder = write_records(tmp_path / "records")
     shutil.rmtree(folder / "pairs")
