@@ -3,10 +3,11 @@
     python -m benchmarks.mr_to_ct WORK [--minutes 8]
 
 Hiasa et al. 2018 trained with and without gradient consistency (weight 0.3) on few and on many volumes, and left open
-how the weight matters. Here CISS becomes CT of digital knees in WORK: 6 and 24 training subjects for each of the two, none in
-both, weights 0, 0.3, 1 and 3, the preset `gradient_consistency` for the same wall-clock each, one run after the other,
-and, for comparison, the default recipe on registered pseudo-pairs. Measured on 10 test subjects that have both scans: MAE in HU,
-PSNR, mutual information, and Dice of bone by a threshold. A run that is cut off continues: give it the same command.
+how the weight matters. Here CISS becomes CT of digital knees in WORK: 6 and 24 training subjects for each of the two,
+none in both, weights 0, 0.3, 1 and 3, the preset `gradient_consistency` for the same wall-clock each, one run after the
+other, and, for comparison, the default recipe on registered pseudo-pairs. Measured on 10 test subjects that have both
+scans: MAE in HU, PSNR, mutual information, and Dice of bone by a threshold. A run that is cut off continues: give it
+the same command.
 
 Writes benchmarks/results/mr_to_ct.{json,md,png}.
 """
@@ -119,9 +120,8 @@ def measure(folder: Path, data: Path) -> dict:
                 "dice_bone": float(2 * (bones[0] & bones[1]).sum() / max(1, bones[0].sum() + bones[1].sum())),
             }
         )
-    return {
-        m: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1))} for m in MEASURES for v in [[r[m] for r in rows]]
-    }
+    values = {measure_: [row[measure_] for row in rows] for measure_ in MEASURES}
+    return {m: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1))} for m, v in values.items()}
 
 
 def _read(data: Path, domain: str) -> list[records.Record]:
@@ -133,8 +133,8 @@ def report(results: list[dict], minutes: float) -> None:
     lines = [
         "# MR to CT: gradient consistency",
         "",
-        f"`python -m benchmarks.mr_to_ct`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, {minutes:g} "
-        f"minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. Bone is above "
+        f"`python -m benchmarks.mr_to_ct`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, "
+        f"{minutes:g} minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. Bone is above "
         f"{BONE_HU:g} HU.",
         "",
         f"| training subjects | weight of gradient consistency | steps | {' | '.join(MEASURES.values())} |",
@@ -143,7 +143,8 @@ def report(results: list[dict], minutes: float) -> None:
     for result in results:
         weight = "default recipe, pseudo-pairs" if result["weight"] is None else f"{result['weight']:g}"
         digits = {"mae_hu": 0, "psnr": 2}
-        cells = [f"{result[m]['mean']:.{digits.get(m, 3)}f} ({result[m]['sd']:.{digits.get(m, 3)}f})" for m in MEASURES]
+        numbers = [(result[m]["mean"], result[m]["sd"], digits.get(m, 3)) for m in MEASURES]
+        cells = [f"{mean:.{places}f} ({sd:.{places}f})" for mean, sd, places in numbers]
         lines.append(f"| {result['subjects']} | {weight} | {result['step']} | {' | '.join(cells)} |")
     write_json(RESULTS / "mr_to_ct.json", {"minutes": minutes, "results": results})
     write_text(RESULTS / "mr_to_ct.md", "\n".join(lines) + "\n" + CONCLUSIONS)

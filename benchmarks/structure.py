@@ -7,9 +7,9 @@ seen. For each of them and each direction:
 
 * checkerboard: `texture.checkerboard_score` against the real volumes of the same knees;
 * spongy bone: the power spectrum of its texture over that of the real volumes, in dB;
-* lesions, planted into one knee after the other: what the lesion changes in the translation over what it changes in a real
-  scan of the target contrast (1: all of its contrast survives), at the voxels of the lesion; and what is invented: how
-  far the translation of the healthy knee is from the truth there, in the same unit;
+* lesions, planted into one knee after the other: what the lesion changes in the translation over what it changes in a
+  real scan of the target contrast (1: all of its contrast survives), at the voxels of the lesion; and what is invented:
+  how far the translation of the healthy knee is from the truth there, in the same unit;
 * doubt: Spearman's correlation of the map with the absolute error over the voxels of the limb, also of its parts.
 
 Writes benchmarks/results/structure.{json,md,png}.
@@ -102,8 +102,8 @@ def report(results: dict[str, dict], subjects: int) -> str:
     lines = [
         "# Texture, lesions and doubt",
         "",
-        f"`python -m benchmarks.structure`, the runs of `benchmarks.quality`, on {subjects} knees that none of them has "
-        "seen: mean (SD over knees). What each column is: see the head of benchmarks/structure.py.",
+        f"`python -m benchmarks.structure`, the runs of `benchmarks.quality`, on {subjects} knees that none of them "
+        "has seen: mean (SD over knees). What each column is: see the head of benchmarks/structure.py.",
     ]
     for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
         kinds = [kind.replace("_", " ") for kind in lesions.KINDS]

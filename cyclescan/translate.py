@@ -383,8 +383,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--doubt",
         action="store_true",
-        help="also write NAME_doubt.nii.gz: where the way there and back changes the scan, and where the result depends on "
-        "mirroring, position and field of view; takes six times as long",
+        help="also write NAME_doubt.nii.gz: where the way there and back changes the scan, and where the result "
+        "depends on mirroring, position and field of view; takes seven times as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
 

@@ -109,8 +109,8 @@ def pair(
             for number, part in enumerate(parts):
                 path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
                 # written as they come: pairs of large volumes are not held in memory
-                part = [dataclasses.replace(task, translation=translate[domain](task.fixed[0])) for task in part]
-                results = parallel(_warp, [(task,) for task in part])
+                whole = [(dataclasses.replace(task, translation=translate[domain](task.fixed[0])),) for task in part]
+                results = parallel(_warp, whole)
                 records.write_serialized(path, (serialized for result in results for serialized in result))
                 shards[f"pairs/{path.name}"] = {
                     "records": len(part) * per_volume,
@@ -218,8 +218,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=None,
-        help="a run trained on earlier pairs of these records: partners are brought onto its translations, and a run on "
-        "the new pairs becomes better",
+        help="a run trained on earlier pairs of these records: partners are brought onto its translations, and a run "
+        "on the new pairs becomes better",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")

@@ -43,7 +43,7 @@ def test_one_direction_alone_can_be_published(run, tmp_path):
 
 def test_an_unknown_name_is_told_those_there_are(run, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path, tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="There is no model at hips.$"):
+    with pytest.raises(InputError, match=r"There is no model at hips\.$"):
         Translator.load("hips", "a2b")
     checkpoints.publish(run, tmp_path / "knees")
     with pytest.raises(InputError, match="those that come with cyclescan are knees"):

@@ -21,7 +21,7 @@ def grid_peaks(volumes: Iterable[np.ndarray]) -> dict[str, float]:
     """How far the spectrum rises at the grid frequencies of an up-sampling above the frequencies beside them.
 
     A checkerboard repeats every 2, 4 or 8 voxels (Odena et al. 2016). Along each axis, the power at the multiples of
-    those frequencies is divided by the (geometric) mean power `AWAY` bins to either side: about 1 where there is no grid.
+    those frequencies is divided by the geometric mean power `AWAY` bins to either side: about 1 where there is no grid.
 
     Returns:
         By "axis frequency" in cycles per voxel, such as "height 0.25"; axes shorter than 16 voxels are left out.
@@ -69,7 +69,7 @@ def checkerboard_score(generated: Iterable[np.ndarray], real: Iterable[np.ndarra
 def bone_spectrum(volumes: Iterable[np.ndarray], bones: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The power spectrum of the texture of spongy bone, in the plane of the slices.
 
-    Over all windows of `SQUARE` x `SQUARE` voxels (half overlapping, Hann) that lie in the bone, about their mean plane.
+    Over all windows of `SQUARE` x `SQUARE` voxels (half overlapping, Hann) in the bone, less their mean plane.
 
     Args:
         volumes: of one contrast.

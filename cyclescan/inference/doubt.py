@@ -1,8 +1,8 @@
 """Where a translation should not be believed: a map of doubt beside it.
 
-Two things betray a wrong voxel without any truth. Translated back, it does not become what it was; and the network gives
-another answer when the same knee is shown to it differently: mirrored, shifted by half the stride of its coarsest grid,
-or cut to a part of the field of view. (Windows as such cannot disagree here: `whole_volume` makes them agree.)
+Two things betray a wrong voxel without any truth. Translated back, it does not become what it was; and the network
+gives another answer when the same knee is shown to it differently: mirrored, shifted by half the stride of its coarsest
+grid, or cut to a part of the field of view. (Windows as such cannot disagree here: `whole_volume` makes them agree.)
 `benchmarks/results/structure.md` says how well the map follows the true error.
 """
 
