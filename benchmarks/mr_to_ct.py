@@ -134,8 +134,8 @@ def report(results: list[dict], minutes: float) -> None:
         "# MR to CT: gradient consistency",
         "",
         f"`python -m benchmarks.mr_to_ct`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, "
-        f"{minutes:g} minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. Bone is above "
-        f"{BONE_HU:g} HU.",
+        f"{minutes:g} minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. "
+        f"Bone is above {BONE_HU:g} HU.",
         "",
         f"| training subjects | weight of gradient consistency | steps | {' | '.join(MEASURES.values())} |",
         "|---" * (3 + len(MEASURES)) + "|",

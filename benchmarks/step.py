@@ -54,7 +54,7 @@ def peak() -> float:
 
 def generator_operations(config, generator: float, discriminator: float) -> float:
     """Of all generator terms with their gradients, from those of one pass through a network of each kind."""
-    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_identity)
+    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_back) + 2 * bool(config.lambda_identity)
     judging = 2 * 2 * bool(config.lambda_adversarial)
     return 3 * passes * generator + judging * discriminator
 

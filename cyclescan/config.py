@@ -56,9 +56,11 @@ class Config:
     lambda_gradient_consistency: float = 0.0
     lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
+    lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
     # schedule, as fractions of the run
     steps: int = 1000
-    warmup: float = 0.0  # only the pair term, before the adversarial phase begins
+    warmup: float = 0.0  # only the pair term (and that of `lambda_back`), before the adversarial phase begins
+    back_from: float = 0.0  # `lambda_back` counts from here on: it learns from translations, which must be fair first
     discriminator_warmup: float = 0.0  # the last part of the warm-up, in which the discriminators learn already
     decay_from: float = 0.5  # the learning rate falls linearly to 0 from here on
     learning_rate: float = 2e-4
@@ -91,7 +93,7 @@ class Config:
             value = getattr(self, field.name)
             if field.name.startswith("lambda_") and not 0 <= value < float("inf"):
                 raise InputError(f"{field.name} is {value}; it must be a finite number of at least 0.")
-        for key in ("warmup", "discriminator_warmup", "decay_from"):
+        for key in ("warmup", "discriminator_warmup", "back_from", "decay_from"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
         if not 0 <= self.discriminator_dropout < 1:

@@ -26,6 +26,23 @@ def difference(predicted, reference, kind: str, weight=None):
     return ops.mean(error if weight is None else error * _float32(weight))
 
 
+def noise_sd(volumes):
+    """The standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each axis.
+
+    The second difference along height and width removes what is smooth; of the rest the median absolute value is hardly
+    moved by edges (Immerkaer 1996, with the median; as `guard.noise_sd`).
+    """
+    middle = [slice(n // 4, n - n // 4) for n in volumes.shape[1:4]]
+    rest = _float32(volumes)[(slice(None), *middle)]
+    for axis in (2, 3):
+        for _ in range(2):
+            later, earlier = ([slice(None)] * 5 for _ in range(2))
+            later[axis], earlier[axis] = slice(1, None), slice(None, -1)
+            rest = rest[tuple(later)] - rest[tuple(earlier)]
+    # 1.4826: from the median of a normal distribution's absolute value to its SD; 36: the squared weights summed
+    return 1.4826 / 6 * ops.median(ops.abs(rest), axis=(1, 2, 3, 4), keepdims=True)
+
+
 def adversarial(logits, real: bool, kind: str):
     """How far the discriminator's logits are from saying "real" or "generated".
 

@@ -12,11 +12,13 @@ from cyclescan.errors import InputError
 KNEE = Config(
     patch_shape=(32, 128, 128),
     lambda_pair=10.0,
-    lambda_cycle=1.0,
-    lambda_adversarial=1.2,
-    warmup=0.85,
-    discriminator_warmup=0.12,
-    decay_from=0.85,
+    lambda_back=10.0,
+    lambda_cycle=0.0,
+    lambda_adversarial=0.6,
+    warmup=0.88,
+    back_from=0.35,
+    discriminator_warmup=0.1,
+    decay_from=0.7,
     average_decay=0.98,
     steps=3000,
 )

@@ -69,3 +69,13 @@ def test_gradient_consistency_gradient_agrees_with_finite_differences():
         - float(losses.gradient_consistency(a, b - 1e-2 * direction))
     ) / 2e-2
     assert (analytic * direction).sum() == pytest.approx(numeric, rel=2e-2, abs=1e-4)
+
+
+def test_noise_is_measured_through_edges():
+    rng = np.random.default_rng(0)
+    volume = np.full((2, 16, 32, 32, 1), -0.5, np.float32)
+    volume[:, 4:12, 8:20, 10:30] = 0.7
+    noisy = volume + np.array([0.02, 0.1]).reshape(2, 1, 1, 1, 1) * rng.normal(size=volume.shape)
+    found = np.asarray(losses.noise_sd(noisy.astype(np.float32)))
+    assert found.shape == (2, 1, 1, 1, 1)
+    np.testing.assert_allclose(found.ravel(), [0.02, 0.1], rtol=0.1)

@@ -225,7 +225,8 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
     """The last logged step that had the pair term alone, when others came later."""
-    others = [c for c in history if c.startswith(("adversarial_", "cycle_", "identity_", "gradient_consistency_"))]
+    kinds = ("adversarial_", "cycle_", "back_", "identity_", "gradient_consistency_")
+    others = [c for c in history if c.startswith(kinds)]
     paired = [c for c in history if c.startswith("pair_")]
     if not others or not paired:
         return None

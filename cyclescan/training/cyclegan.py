@@ -40,6 +40,7 @@ class CycleGAN(tf.Module):
     def __init__(self, config: Config, seed: int, distribution: Distribution | None = None):
         super().__init__(name="cyclegan")
         self.config = config
+        self.seed = seed
         self.distribution = distribution or Distribution()
         # these are on every worker, not on every replica; a replica only reads them
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -102,15 +103,17 @@ class CycleGAN(tf.Module):
             optimizer.learning_rate = rate
 
     @tf.function
-    def warmup_step(self, batch: dict, discriminators: bool = False) -> tuple[dict, dict]:
-        """One step on the pair term alone; returns what `train_step` does.
+    def warmup_step(self, batch: dict, discriminators: bool = False, back: bool = False) -> tuple[dict, dict]:
+        """One step on the pair term, and if `back` on that of `lambda_back`; returns what `train_step` does.
 
         Args:
             batch: with pairs, see `dataset.batches`.
+            back: as long as translations are poor, there is nothing to learn from them.
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """
-        return self._step(batch, self._pair_terms, discriminators)
+        terms = functools.partial(self._pair_terms, back=back and self.config.lambda_back > 0)
+        return self._step(batch, terms, discriminators)
 
     @tf.function
     def train_step(self, batch: dict) -> tuple[dict, dict]:
@@ -173,9 +176,9 @@ class CycleGAN(tf.Module):
             Scaled gradients of "generators" and "discriminators", losses and measures; and the volumes for the pools.
         """
         number = self.distribution.replica * self.config.accumulate + part  # among the parts of all replicas
-        self._draw_masks(number)
+        drawn = self._draw_masks(number)
         with tf.GradientTape() as tape:
-            fakes, terms = generator_terms(batch)
+            fakes, terms = generator_terms(batch, drawn)
             scaled = self._scaled("generators", terms)
         with sums.in_order():
             gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
@@ -192,14 +195,19 @@ class CycleGAN(tf.Module):
             terms |= own
         return (gradients, terms, measures), for_pools
 
-    def _draw_masks(self, part: int | tf.Tensor) -> None:
-        """Make the dropout masks that follow those of this part of this step, whichever replica computes it."""
+    def _draw_masks(self, part: int | tf.Tensor) -> tf.Tensor:
+        """Make the dropout masks that follow those of this part of this step, whichever replica computes it.
+
+        Returns:
+            The number of this part among those of all steps.
+        """
         drawn = self.step * (self.distribution.replicas * self.config.accumulate) + tf.cast(part, tf.int64)
         for discriminator in self.discriminators.values():
             for layer in discriminator.layers:
                 if isinstance(layer, keras.layers.Dropout):
                     seeds = layer.seed_generator.state
                     seeds.assign(tf.stack([seeds.value[0], tf.cast(drawn * MASKS, seeds.dtype)]))
+        return drawn
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
         total = tf.reduce_sum(tf.stack([self._weight(term) * value for term, value in terms.items()]))
@@ -215,16 +223,35 @@ class CycleGAN(tf.Module):
         optimizer.apply(gradients, self.trained[name])
         return measures
 
-    def _pair_terms(self, batch: dict) -> tuple[dict, dict]:
+    def _pair_terms(self, batch: dict, drawn: tf.Tensor, back: bool) -> tuple[dict, dict]:
         fakes, terms = {}, {}
         for source, target in (("a", "b"), ("b", "a")):
             fakes[target] = self._translate(f"{source}2{target}", batch[f"real_{source}"])
             terms[f"pair_{source}2{target}"] = losses.difference(
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
+        if back:
+            terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
-    def _generator_terms(self, batch: dict) -> tuple[dict, dict]:
+    def _back_terms(self, batch: dict, fakes: dict, drawn: tf.Tensor) -> dict:
+        """What each generator makes of the other's translations, against the real volumes that those are of.
+
+        Here a generator has pairs that fit to the voxel, and whose target is real. Unlike a cycle loss, nothing of it
+        reaches the generator that made the translation, which could else hide in it what the way back needs; the noise
+        of a real volume covers what is hidden all the same. (Back-translation, as Sennrich et al. 2016 name it for
+        texts.)
+        """
+        terms = {}
+        for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
+            given = tf.stop_gradient(fakes[target])
+            noise = tf.random.stateless_normal(given.shape, tf.stack([2 * self.seed + i, drawn]))
+            given += tf.cast(losses.noise_sd(batch[f"real_{target}"]) * noise, given.dtype)
+            result = self._translate(f"{target}2{source}", given)
+            terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
+        return terms
+
+    def _generator_terms(self, batch: dict, drawn: tf.Tensor) -> tuple[dict, dict]:
         config, terms, fakes = self.config, {}, {}
         for source, target in (("a", "b"), ("b", "a")):
             direction = f"{source}2{target}"
@@ -253,6 +280,8 @@ class CycleGAN(tf.Module):
                 cycled = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
+        if config.lambda_back:
+            terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
     def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:

@@ -354,7 +354,8 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
 
     inputs = 2 if config.lambda_identity else 1
     there = _Pass(memory, "there", generator, inputs * part, 2)
-    back = _Pass(memory, "back", generator, part, 2) if config.lambda_cycle else None
+    ways_back = 2 * (bool(config.lambda_cycle) + bool(config.lambda_back))
+    back = _Pass(memory, "back", generator, part, ways_back) if ways_back else None
     if adversarial:
         judged = _Pass(memory, "judged", discriminator, part, 2, to_weights=False)
         # R1 keeps its way to the gradient of the real volumes as well
@@ -362,7 +363,7 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
     keep = not config.rematerialize
     if not keep:
         there_again = _Pass(memory, "there again", generator, inputs * part, 2)
-        back_again = _Pass(memory, "back again", generator, part, 2) if config.lambda_cycle else None
+        back_again = _Pass(memory, "back again", generator, part, ways_back) if ways_back else None
     there.forward(keep)
     if adversarial:
         judged.forward()

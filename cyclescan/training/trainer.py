@@ -378,7 +378,7 @@ def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dic
         return model.train_step(batch)
     adversarial_phase = model.adversarial and config.warmup < 1
     soon = fraction >= config.warmup - config.discriminator_warmup
-    return model.warmup_step(batch, discriminators=adversarial_phase and soon)
+    return model.warmup_step(batch, discriminators=adversarial_phase and soon, back=fraction >= config.back_from)
 
 
 def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, float]:
@@ -410,7 +410,8 @@ def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -
         means[name] = float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
         board.scalars(room, {name: means[name]}, step)
     journal.add({"step": step, "seconds": round(seconds, 2), **means})
-    shown = [n for n in ("pair_a2b", "pair_b2a", "cycle_aba", "cycle_bab") if n in means]
+    named = ("pair_a2b", "pair_b2a", "back_aba", "back_bab", "cycle_aba", "cycle_bab")
+    shown = [n for n in named if n in means]
     bar.set_postfix({n: f"{means[n]:.3f}" for n in shown})
     return means
 

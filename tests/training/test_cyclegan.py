@@ -200,7 +200,7 @@ def test_warmup_learns_the_pairs():
     assert int(model.step) == 41
 
 
-@pytest.mark.parametrize("more", [["lambda_r1=1"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]])
+@pytest.mark.parametrize("more", [["lambda_r1=1", "lambda_back=5"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]])
 def test_a_step_has_the_same_bytes_each_time(more):
     """With every term, on volumes so large that operations have several threads and run beside one another."""
     settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2", *more]
@@ -336,3 +336,45 @@ def test_pool_of_size_zero_passes_through():
     pool = ImagePool(0, (2, 2, 2), 1, 0, "pool")
     assert pool.exchange(x, 0) is x
     pool.keep(x, 0)
+
+
+def back_model():
+    settings = ["patch_shape=8,16,16", "generator_levels=2", "generator_filters=4", "discriminator_levels=1"]
+    return CycleGAN(Config().with_settings([*settings, "lambda_pair=10", "lambda_back=5", "lambda_cycle=0"]), 0)
+
+
+def back_batch():
+    rng = np.random.default_rng(0)
+    keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
+    return {key: tf.constant(rng.uniform(-1, 1, (1, 8, 16, 16, 1)), tf.float32) for key in keys}
+
+
+def test_the_way_back_teaches_only_the_generator_that_takes_it():
+    model, data = back_model(), back_batch()
+    with tf.GradientTape() as tape:
+        fakes, _ = model._pair_terms(data, tf.constant(0, tf.int64), back=False)
+        term = model._back_terms(data, fakes, tf.constant(0, tf.int64))["back_aba"]
+    networks = {name: generator.trainable_variables for name, generator in model.generators.items()}
+    gradients = tape.gradient(term, networks)
+    assert all(g is None for g in gradients["a2b"])
+    assert all(float(tf.norm(g)) > 0 for g in gradients["b2a"][:2])
+
+
+def test_the_way_back_begins_when_it_is_asked_for():
+    model, data = back_model(), back_batch()
+    first, _ = model.warmup_step(data)
+    then, _ = model.warmup_step(data, back=True)
+    assert set(first) == {"pair_a2b", "pair_b2a"}
+    assert set(then) == {*first, "back_aba", "back_bab"}
+    whole, _ = model.train_step(data)
+    assert {"back_aba", "back_bab", "adversarial_a2b"} <= set(whole) and "cycle_aba" not in whole
+
+
+def test_noise_on_the_way_back_is_drawn_anew_and_again():
+    model, data = back_model(), back_batch()
+
+    def term(number):
+        fakes, _ = model._pair_terms(data, tf.constant(number, tf.int64), back=False)
+        return float(model._back_terms(data, fakes, tf.constant(number, tf.int64))["back_aba"])
+
+    assert term(0) == term(0) != term(1)
