@@ -1,4 +1,4 @@
-"""`python -m cyclescan.export`: write SavedModels for TensorFlow Serving."""
+"""`python -m cyclescan.export`: write SavedModels for TensorFlow Serving, or weights alone to hand on."""
 
 from __future__ import annotations
 
@@ -62,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-voxels", type=int, default=None, help="a served volume may have so many; default: 512 x 512 x 512"
     )
     parser.add_argument(
+        "--weights-only",
+        nargs="*",
+        choices=("a2b", "b2a"),
+        default=None,
+        metavar="DIRECTION",
+        help="instead of SavedModels write what `translate --model OUT` needs and no more, with weights in 16 bits (6 "
+        "MB a direction of the preset demo), to hand a model on; a2b, b2a or, by default, both",
+    )
+    parser.add_argument(
         "--onnx", action="store_true", help="write OUT/onnx/{a2b,b2a}-N.onnx too, for 3D Slicer, MONAI and Triton"
     )
 
@@ -71,6 +80,13 @@ def run(arguments: argparse.Namespace) -> int | None:
         raise InputError(f"--version is {arguments.version}; it must be at least 1.")
     if arguments.max_voxels is not None and arguments.max_voxels < 1:
         raise InputError(f"--max-voxels is {arguments.max_voxels}; it must be at least 1.")
+    if arguments.weights_only is not None:
+        from cyclescan.training import checkpoints
+
+        directions = arguments.weights_only or checkpoints.DIRECTIONS
+        out = checkpoints.publish(checkpoints.read_run(arguments.run), arguments.out, arguments.weights, directions)
+        log.info("%s translates %s: translate --model %s", out, " and ".join(directions), out)
+        return command.DONE
     out = export(
         arguments.run,
         arguments.out,

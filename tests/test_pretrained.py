@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cyclescan import pretrained
+from cyclescan import export, pretrained
 from cyclescan.errors import InputError
 from cyclescan.inference.translator import Translator
 from cyclescan.training import checkpoints
@@ -39,6 +39,15 @@ def test_one_direction_alone_can_be_published(run, tmp_path):
         Translator.load(folder, "b2a")
     with pytest.raises(InputError, match="exists already"):
         checkpoints.publish(run, folder)
+
+
+def test_export_command_publishes(run, tmp_path):
+    out = tmp_path / "handed_on"
+    assert export.main(["--run", str(run.path), "--out", str(out), "--weights", "5", "--weights-only", "b2a"]) == 0
+    assert Translator.load(out, "b2a").origin.step == 5
+    # nothing else is in it
+    files = {path.name for path in out.rglob("*") if path.is_file()}
+    assert files == {"config.json", "checkpoint.json", "generator_b2a.npz"}
 
 
 def test_an_unknown_name_is_told_those_there_are(run, tmp_path, monkeypatch):
