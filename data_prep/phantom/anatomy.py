@@ -58,13 +58,18 @@ class Anatomy:
     bone_volume: float = 0.18
 
 
-def draw(rng: np.random.Generator) -> Anatomy:
-    """A random knee: size +-8 %, rotation +-6 and flexion +-8 degrees, translation +-5 mm, shapes +-10 %."""
+def draw(rng: np.random.Generator, variation: float = 1.0) -> Anatomy:
+    """A random knee: size +-8 %, rotation +-6 and flexion +-8 degrees, translation +-5 mm, shapes +-10 %.
+
+    `variation` is a factor of all of these.
+    """
 
     def ratio(spread=0.10, count=None):
+        spread *= variation
         return _plain(np.exp(np.clip(rng.normal(0, spread / 2, count), -spread, spread)))
 
     def around(spread, count=None):
+        spread *= variation
         return _plain(np.clip(rng.normal(0, spread / 2, count), -spread, spread))
 
     size = ratio(0.08)

@@ -1,0 +1,193 @@
+"""Where the default recipe breaks: the same knees and time, and one thing made harder at a time.
+
+    python -m benchmarks.breaking WORK [--only CASE ...] [--minutes 8]
+
+Digital knees in WORK, 32x64x64, 24 training subjects for each contrast, none in both, and 10 healthy test subjects that
+have both. The cases: as in benchmarks.quality; pose and shape that vary twice as much; DESS scans that lack the lower
+quarter of the field of view; marrow oedema in every DESS training knee and in no CISS one; 8 training subjects instead
+of 24. The preset `demo` for the same wall-clock each, registration included. A run that is cut off continues.
+
+"marrow" is the mean error in the spongy bone of CISS to DESS: above 0 where oedema is invented in healthy knees.
+
+Writes benchmarks/results/breaking.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import logging
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan import records, volume
+from cyclescan.command import progress
+from cyclescan.evaluation import metrics
+from cyclescan.files import make_folder, read_json, write_json, write_text
+from cyclescan.inference.translator import Translator
+from cyclescan.preprocessing import Options, prepare
+from cyclescan.presets import preset
+from cyclescan.training import trainer
+from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.volume import Volume
+from data_prep import pairing
+from data_prep.build import build
+from data_prep.phantom import DESCRIP, anatomy, make_subject
+from data_prep.phantom.anatomy import NAMES
+
+log = logging.getLogger(__name__)
+
+RESULTS = Path(__file__).parent / "results"
+SHAPE = (32, 64, 64)
+TEST = 10
+ENDLESS = 10**6  # steps; the time ends a run
+DOMAINS = {"a": "ciss", "b": "dess"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is harder: factor of the variation, part of DESS below that is missing, lesion of its training, subjects."""
+
+    variation: float = 1.0
+    missing: float = 0.0
+    lesion: str | None = None
+    subjects: int = 24
+
+
+CASES = {
+    "as in quality": Case(),
+    "pose and shape": Case(variation=2.0),
+    "field of view": Case(missing=0.25),
+    "lesion": Case(lesion="marrow_oedema"),
+    "few volumes": Case(subjects=8),
+}
+
+
+def write_subject(folder: Path, case: Case, index: int) -> None:
+    """Write the scans of one subject: the first give CISS to training, the next DESS, and the last both to the test."""
+    for_ciss, for_dess = index < case.subjects, case.subjects <= index < 2 * case.subjects
+    knee = anatomy.draw(np.random.default_rng([7, index]), case.variation)
+    subject = make_subject(0, SHAPE, index=index, knee=knee, lesion=case.lesion if for_dess else None)
+    for name, wanted in (("ciss", not for_dess), ("dess", not for_ciss), ("labels", True)):
+        array, affine = getattr(subject, name), subject.affine.copy()
+        if name == "dess" and for_dess:
+            lost = round(case.missing * SHAPE[1])
+            array = array[:, lost:]
+            affine[:3, 3] += affine[:3, 1] * lost
+        if wanted:
+            path = make_folder(folder / name) / f"sub-{index:04d}.nii.gz"
+            volume.write(Volume(array, affine), path, descrip=DESCRIP, dtype=np.int16)
+
+
+def data_of(work: Path, case: Case) -> tuple[Path, float]:
+    """Records with pseudo-pairs, and the seconds that registration took."""
+    about = work / "prepared.json"
+    if not about.exists():
+        numbers = range(2 * case.subjects + TEST)
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            list(progress(pool.imap(functools.partial(write_subject, work / "scans", case), numbers), unit="knee"))
+        a, b = ((name, work / "scans" / name) for name in DOMAINS.values())
+        places = ["train\ta"] * case.subjects + ["train\tb"] * case.subjects + ["test\t"] * TEST
+        rows = [f"sub-{number:04d}\t{place}" for number, place in enumerate(places)]
+        write_text(work / "split.tsv", "\n".join(["subject\tsplit\tonly_domain", *rows]) + "\n")
+        build(a, b, work / "records", split_file=work / "split.tsv", seed=0, workers=2)
+        began = time.monotonic()
+        pairing.pair(work / "records", workers=2, seed=0)
+        write_json(about, {"seconds": time.monotonic() - began})
+    return work / "records", read_json(about)["seconds"]
+
+
+def run(work: Path, name: str, minutes: float) -> dict:
+    """Train on one case and measure it; what is done already is not done again."""
+    work = make_folder(work / name.replace(" ", "_"))
+    done = work / f"breaking-{minutes:g}min.json"
+    if done.exists():
+        return read_json(done)
+    data, before = data_of(work, CASES[name])
+    folder = work / f"run-{minutes:g}min"
+    config = preset("demo").with_settings([f"steps={ENDLESS}", "patch_shape=" + ",".join(map(str, SHAPE))])
+    left, resume = minutes - before / 60, (folder / "config.json").exists()
+    trainer.train(data, folder, config, "demo", 0, left, checkpoint_every=ENDLESS, resume=resume, keep_states=1)
+    result = {"case": name, **{direction: measure(folder, data, direction) for direction in DIRECTIONS}}
+    result["marrow"] = marrow(folder, work / "scans", CASES[name])
+    write_json(done, result)
+    return result
+
+
+def measure(folder: Path, data: Path, direction: str) -> dict:
+    """Mean and SD of PSNR and SSIM over the test subjects."""
+    translator = Translator.load(folder, direction)
+    test = {
+        domain: {r.subject: r.voxels for r in map(_read, records.entries(data, "test", domain))} for domain in DOMAINS
+    }
+    truths = test[direction[2]]
+    pairs = [(translator.translate_array(array), truths[subject]) for subject, array in test[direction[0]].items()]
+    scores = {
+        "psnr": [metrics.psnr(fake, truth, 2.0) for fake, truth in pairs],
+        "ssim": [metrics.ssim(fake, truth, 2.0) for fake, truth in pairs],
+    }
+    return {name: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1))} for name, v in scores.items()}
+
+
+def _read(entry) -> records.Record:
+    return records.decode(records.read_at(*entry))
+
+
+def marrow(folder: Path, scans: Path, case: Case) -> dict:
+    """Mean error of CISS to DESS in the spongy bone of the test subjects, of half the range."""
+    translator, errors = Translator.load(folder, "a2b"), []
+    dess = translator.data["domains"]["b"]
+    for index in range(2 * case.subjects, 2 * case.subjects + TEST):
+        scan, real, labels = (volume.read(scans / n / f"sub-{index:04d}.nii.gz") for n in ("ciss", "dess", "labels"))
+        fake = translator.translate_array(translator.prepare(scan)[0])
+        truth = prepare(real, dess["scaling"], translator.data["spacing_mm"], options=Options.of(dess))[0].array
+        # all three are on the working grid: its spacing is that of the scans
+        errors.append(float((fake - truth)[labels.array == NAMES.index("marrow_epiphysis")].mean()))
+    return {"mean": float(np.mean(errors)), "sd": float(np.std(errors, ddof=1))}
+
+
+def report(results: list[dict], minutes: float) -> None:
+    """Table and JSON of what there is."""
+    lines = [
+        "# Where the default recipe breaks",
+        "",
+        f"`python -m benchmarks.breaking`: {minutes:g} minutes a case, registration included, on two cores, one run of "
+        f"each (seed 0); mean (SD) over {TEST} healthy test subjects. The cases: see the head of the program.",
+        "",
+        "| case | CISS to DESS: PSNR, dB | SSIM | back: PSNR, dB | SSIM | marrow |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        cells = [result["case"]]
+        for direction in DIRECTIONS:
+            cells += [_cell(result[direction]["psnr"], 2), _cell(result[direction]["ssim"], 3)]
+        lines.append(f"| {' | '.join([*cells, _cell(result['marrow'], 3)])} |")
+    write_json(RESULTS / "breaking.json", {"minutes": minutes, "results": results})
+    write_text(RESULTS / "breaking.md", "\n".join(lines) + "\n")
+
+
+def _cell(value: dict, digits: int) -> str:
+    return f"{value['mean']:.{digits}f} ({value['sd']:.{digits}f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder for knees, records and runs")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in arguments.only:
+        log.info("%s: %g minutes", name, arguments.minutes)
+        run(arguments.work, name, arguments.minutes)
+        files = [arguments.work / n.replace(" ", "_") / f"breaking-{arguments.minutes:g}min.json" for n in CASES]
+        report([read_json(file) for file in files if file.exists()], arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
