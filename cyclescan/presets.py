@@ -8,7 +8,8 @@ from cyclescan.config import Config
 from cyclescan.errors import InputError
 
 # The pair term stays on in the adversarial phase, and a cycle term as heavy as in CycleGAN makes the generators hide in
-# one contrast what the other needs (CONTRIBUTING.md has the figures).
+# one contrast what the other needs (CONTRIBUTING.md has the figures), which back-translation does not
+# (benchmarks/results/recipe.md).
 KNEE = Config(
     patch_shape=(32, 128, 128),
     lambda_pair=10.0,
@@ -30,8 +31,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
         KNEE,
     ),
     "demo": (
-        "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 6.5 minutes of training on two "
-        "cores of 222 GFLOP/s; about 16.6 dB and SSIM 0.37 (CISS to DESS), 17.3 dB and 0.46 (back).",
+        "`knee` at the size of the digital knee's demo: `python -m cyclescan.demo`, 8.5 minutes of training on two "
+        "cores of 221 GFLOP/s; 17.3 dB and SSIM 0.39 (CISS to DESS), 17.6 dB and 0.48 (back).",
         dataclasses.replace(KNEE, steps=1000, patch_shape=(32, 64, 64)),
     ),
     "cyclescan": (
