@@ -54,6 +54,7 @@ setup(
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6",
