@@ -245,7 +245,14 @@ class CycleGAN(tf.Module):
         terms = {}
         for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
             given = tf.stop_gradient(fakes[target])
-            noise = tf.random.stateless_normal(given.shape, tf.stack([2 * self.seed + i, drawn]))
+            batch_size, *shape = given.shape
+            # by the volume's number, so that it is the same however the batch is divided
+            noise = tf.stack(
+                [
+                    tf.random.stateless_normal(shape, tf.stack([2 * self.seed + i, drawn * batch_size + n]))
+                    for n in range(batch_size)
+                ]
+            )
             given += tf.cast(losses.noise_sd(batch[f"real_{target}"]) * noise, given.dtype)
             result = self._translate(f"{target}2{source}", given)
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
@@ -300,7 +307,9 @@ class CycleGAN(tf.Module):
                 with tf.GradientTape() as tape:
                     tape.watch(real)
                     real_logits = discriminator(real, training=True)
-                terms[f"r1_{name}"] = losses.r1(tape.gradient(real_logits, real), tf.size(real_logits))
+                with sums.in_order():
+                    gradient = tape.gradient(real_logits, real)
+                terms[f"r1_{name}"] = losses.r1(gradient, tf.size(real_logits))
                 fake_logits = kernels.forward(discriminator, fakes[name])
             else:
                 real_logits, fake_logits = tf.split(

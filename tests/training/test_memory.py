@@ -71,7 +71,7 @@ def test_what_needs_less_memory_is_estimated_to():
     assert device("batch_size=4", "accumulate=4") < device("batch_size=4", "accumulate=2") < whole
     assert device("batch_size=4", "rematerialize=true") < whole
     assert device("batch_size=4", "precision=mixed_bfloat16") < 0.75 * whole
-    assert device("batch_size=4", "lambda_identity=1") > whole > device("batch_size=4", "lambda_cycle=0")
+    assert device("batch_size=4", "lambda_identity=1") > whole > device("batch_size=4", "lambda_back=0")
     assert device("batch_size=4", "generator_filters=16") < whole < device("batch_size=4", "average_decay=0.9") + 1
 
 

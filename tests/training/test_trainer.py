@@ -104,7 +104,7 @@ def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
     assert code == 2 and "--resume" in text
     assert command(capsys, *common, "--resume")[0] == 0
     code, text = command(capsys, *common, "--resume", "--set", "lambda_cycle=3")
-    assert code == 2 and "lambda_cycle = 1.0, not 3.0" in text
+    assert code == 2 and "lambda_cycle = 0.0, not 3.0" in text
     code, text = command(capsys, *common, "--resume", "--seed", 3)
     assert code == 2 and "--seed 0, not 3" in text
 
@@ -147,17 +147,19 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
         (0.31, [], "warmup with discriminators"),
         (0.5, [], "adversarial"),
         (0.31, ["lambda_adversarial=0"], "warmup"),
-        (0.95, ["warmup=1", "discriminator_warmup=0.5"], "warmup"),  # nothing to learn for
+        (0.95, ["warmup=1", "discriminator_warmup=0.5", "back_from=1"], "warmup"),  # nothing to learn for
         (0.0, ["lambda_pair=0"], "adversarial"),
+        (0.09, ["back_from=0.1"], "warmup"),
+        (0.11, ["back_from=0.1"], "warmup and back"),
     ],
 )
 def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
     class Model:
-        config = CONFIG.with_settings(["discriminator_warmup=0.2", *settings])
+        config = CONFIG.with_settings(["discriminator_warmup=0.2", "back_from=0.4", *settings])
         adversarial = config.lambda_adversarial > 0
 
-        def warmup_step(self, batch, discriminators):
-            return "warmup with discriminators" if discriminators else "warmup"
+        def warmup_step(self, batch, discriminators, back):
+            return "warmup" + " and back" * back + " with discriminators" * discriminators
 
         def train_step(self, batch):
             return "adversarial"
