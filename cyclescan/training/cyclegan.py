@@ -307,9 +307,7 @@ class CycleGAN(tf.Module):
                 with tf.GradientTape() as tape:
                     tape.watch(real)
                     real_logits = discriminator(real, training=True)
-                with sums.in_order():
-                    gradient = tape.gradient(real_logits, real)
-                terms[f"r1_{name}"] = losses.r1(gradient, tf.size(real_logits))
+                terms[f"r1_{name}"] = losses.r1(tape.gradient(real_logits, real), tf.size(real_logits))
                 fake_logits = kernels.forward(discriminator, fakes[name])
             else:
                 real_logits, fake_logits = tf.split(

@@ -200,9 +200,7 @@ def test_warmup_learns_the_pairs():
     assert int(model.step) == 41
 
 
-@pytest.mark.parametrize(
-    "more", [["lambda_r1=1", "lambda_back=5"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]]
-)
+@pytest.mark.parametrize("more", [["lambda_back=5"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]])
 def test_a_step_has_the_same_bytes_each_time(more):
     """With every term, on volumes so large that operations have several threads and run beside one another."""
     settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2", *more]
