@@ -66,7 +66,8 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
     for direction in DIRECTIONS:
         source, target = direction[0], direction[2]
         there, back = translators[direction], translators[f"{target}2{source}"]
-        fakes, survival, invented, correlation = [], {k: [] for k in lesions.KINDS}, {k: [] for k in lesions.KINDS}, []
+        fakes, correlation = [], []
+        changes, contrasts, errors = ({kind: [] for kind in lesions.KINDS} for _ in range(3))
         for knee in knees:
             real, truth = (knee.scans[None][domain] for domain in (source, target))
             fake = there.translate_array(real)
@@ -74,9 +75,9 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
             for kind in lesions.KINDS:
                 ill = there.translate_array(knee.scans[kind][source])
                 weights = knee.lesion[kind]
-                contrast = np.average(knee.scans[kind][target] - truth, weights=weights)
-                survival[kind].append(np.average(ill - fake, weights=weights) / contrast)
-                invented[kind].append(np.average(fake - truth, weights=weights) / contrast)
+                contrasts[kind].append(np.average(knee.scans[kind][target] - truth, weights=weights))
+                changes[kind].append(np.average(ill - fake, weights=weights))
+                errors[kind].append(np.average(fake - truth, weights=weights))
                 pictures.setdefault((direction, kind), ill)
             parts = doubt.parts(real, fake, there.translate_array, back.translate_array, there.stride)
             limb, error = real > LIMB, np.abs(fake - truth)
@@ -86,14 +87,15 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
         rows[direction] = {
             "checkerboard": texture.checkerboard_score(fakes, truths),
             "spongy_bone_db": texture.bone_spectrum_difference_db(fakes, truths, [knee.bone for knee in knees]),
-            "lesions_surviving": {k: _summary(v) for k, v in survival.items()},
-            "invented": {k: _summary(v) for k, v in invented.items()},
+            # over the mean contrast: that of a single knee can be close to 0
+            "lesions_surviving": {k: _summary(np.divide(v, np.mean(contrasts[k]))) for k, v in changes.items()},
+            "invented": {k: _summary(np.divide(v, np.mean(contrasts[k]))) for k, v in errors.items()},
             "correlation_with_error": {k: _summary([row[k] for row in correlation]) for k in correlation[0]},
         }
     return rows, pictures
 
 
-def _summary(values: list[float]) -> dict:
+def _summary(values) -> dict:
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
@@ -141,7 +143,7 @@ def draw(pictures: dict[str, dict], knee: Knee, path: Path) -> None:
             ax.imshow(volume[at], cmap="gray", vmin=-1, vmax=1, origin="lower")
             ax.contour(where[at], [0.1], colors="tab:orange", linewidths=0.6)
             ax.set(xticks=[], yticks=[])
-            if row is axes[0]:
+            if kind == next(iter(lesions.KINDS)):
                 ax.set_title(title, fontsize="small")
         row[0].set_ylabel(kind.replace("_", " "))
     with replacing(path) as temporary:
