@@ -25,9 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import records, volume
+from benchmarks.quality import ENDLESS, summary
+from cyclescan import volume
 from cyclescan.command import progress
-from cyclescan.evaluation import metrics
+from cyclescan.evaluation.paired import evaluate_on_records
 from cyclescan.files import make_folder, read_json, write_json, write_text
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import Options, prepare
@@ -35,17 +36,17 @@ from cyclescan.presets import preset
 from cyclescan.training import trainer
 from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import Volume
-from data_prep import pairing
+from data_prep import pairing, splits
 from data_prep.build import build
 from data_prep.phantom import DESCRIP, anatomy, make_subject
 from data_prep.phantom.anatomy import NAMES
+from data_prep.splits import Place
 
 log = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (32, 64, 64)
 TEST = 10
-ENDLESS = 10**6  # steps; the time ends a run
 DOMAINS = {"a": "ciss", "b": "dess"}
 
 
@@ -92,9 +93,8 @@ def data_of(work: Path, case: Case) -> tuple[Path, float]:
         with multiprocessing.get_context("spawn").Pool(2) as pool:
             list(progress(pool.imap(functools.partial(write_subject, work / "scans", case), numbers), unit="knee"))
         a, b = ((name, work / "scans" / name) for name in DOMAINS.values())
-        places = ["train\ta"] * case.subjects + ["train\tb"] * case.subjects + ["test\t"] * TEST
-        rows = [f"sub-{number:04d}\t{place}" for number, place in enumerate(places)]
-        write_text(work / "split.tsv", "\n".join(["subject\tsplit\tonly_domain", *rows]) + "\n")
+        places = [Place("train", "a")] * case.subjects + [Place("train", "b")] * case.subjects + [Place("test")] * TEST
+        splits.write_file(work / "split.tsv", {f"sub-{n:04d}": place for n, place in enumerate(places)}, {})
         build(a, b, work / "records", split_file=work / "split.tsv", seed=0, workers=2)
         began = time.monotonic()
         pairing.pair(work / "records", workers=2, seed=0)
@@ -113,29 +113,11 @@ def run(work: Path, name: str, minutes: float) -> dict:
     config = preset("demo").with_settings([f"steps={ENDLESS}", "patch_shape=" + ",".join(map(str, SHAPE))])
     left, resume = minutes - before / 60, (folder / "config.json").exists()
     trainer.train(data, folder, config, "demo", 0, left, checkpoint_every=ENDLESS, resume=resume, keep_states=1)
-    result = {"case": name, **{direction: measure(folder, data, direction) for direction in DIRECTIONS}}
+    metrics, _, _ = evaluate_on_records({d: Translator.load(folder, d) for d in DIRECTIONS}, data)
+    result = {"case": name, **{direction: summary(metrics[direction]["translated"]) for direction in DIRECTIONS}}
     result["marrow"] = marrow(folder, work / "scans", CASES[name])
     write_json(done, result)
     return result
-
-
-def measure(folder: Path, data: Path, direction: str) -> dict:
-    """Mean and SD of PSNR and SSIM over the test subjects."""
-    translator = Translator.load(folder, direction)
-    test = {
-        domain: {r.subject: r.voxels for r in map(_read, records.entries(data, "test", domain))} for domain in DOMAINS
-    }
-    truths = test[direction[2]]
-    pairs = [(translator.translate_array(array), truths[subject]) for subject, array in test[direction[0]].items()]
-    scores = {
-        "psnr": [metrics.psnr(fake, truth, 2.0) for fake, truth in pairs],
-        "ssim": [metrics.ssim(fake, truth, 2.0) for fake, truth in pairs],
-    }
-    return {name: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1))} for name, v in scores.items()}
-
-
-def _read(entry) -> records.Record:
-    return records.decode(records.read_at(*entry))
 
 
 def marrow(folder: Path, scans: Path, case: Case) -> dict:

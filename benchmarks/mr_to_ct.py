@@ -20,18 +20,19 @@ import logging
 import sys
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.quality import ENDLESS
 from cyclescan import records
 from cyclescan.evaluation import metrics
 from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference.translator import Translator
 from cyclescan.presets import preset
 from cyclescan.training import trainer
-from data_prep import pairing
+from data_prep import pairing, splits
 from data_prep.build import build
 from data_prep.phantom import write_cohort
+from data_prep.splits import Place
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ SUBJECTS = (6, MANY)
 WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 BONE_HU = 150.0  # spongy bone of the digital knee has 170 HU in the mean, cartilage 90, cortical bone 1200
 MEASURES = {"mae_hu": "MAE, HU", "psnr": "PSNR, dB", "mi": "MI, nats", "dice_bone": "Dice of bone"}
-ENDLESS = 10**6  # steps; the time ends a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +74,16 @@ def prepare(work: Path, subjects: int) -> Path:
         write_cohort(scans, 2 * MANY + TEST, shape=SHAPE, seed=0, workers=2)
     if not (out / "pairs" / "pairs.json").exists():
         table = work / f"split-{subjects}.tsv"
-        write_text(table, "\n".join(["subject\tsplit\tonly_domain", *_places(subjects)]) + "\n")
+        splits.write_file(table, _places(subjects), {})
         build(("ciss", scans / "ciss"), ("ct", scans / "ct"), out, split_file=table, seed=0, workers=2)
         pairing.pair(out, per_volume=min(pairing.PER_VOLUME, subjects), workers=2, seed=0)
     return out
 
 
-def _places(subjects: int) -> list[str]:
-    places = ["train\ta"] * subjects + ["none\t"] * (MANY - subjects)
-    places += ["train\tb"] * subjects + ["none\t"] * (MANY - subjects) + ["test\t"] * TEST
-    return [f"sub-{number:04d}\t{place}" for number, place in enumerate(places, 1)]
+def _places(subjects: int) -> dict[str, Place]:
+    rest = [Place(None)] * (MANY - subjects)
+    places = [Place("train", "a")] * subjects + rest + [Place("train", "b")] * subjects + rest + [Place("test")] * TEST
+    return {f"sub-{number:04d}": place for number, place in enumerate(places, 1)}
 
 
 def run(work: Path, setting: Setting, minutes: float) -> dict:
@@ -112,16 +112,11 @@ def measure(folder: Path, data: Path) -> dict:
     for record in _read(data, "a"):
         fake, truth = translator.translate_array(record.voxels), truths[record.subject]
         bones = [low + (array + 1) / 2 * (high - low) > BONE_HU for array in (fake, truth)]
-        rows.append(
-            {
-                "mae_hu": metrics.mae(fake, truth) * (high - low) / 2,
-                "psnr": metrics.psnr(fake, truth, 2.0),
-                "mi": metrics.all_metrics(fake, truth, 2.0, (-1.0, 1.0))["mi"],
-                "dice_bone": float(2 * (bones[0] & bones[1]).sum() / max(1, bones[0].sum() + bones[1].sum())),
-            }
-        )
-    values = {measure_: [row[measure_] for row in rows] for measure_ in MEASURES}
-    return {m: {"mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1))} for m, v in values.items()}
+        overlap = 2 * (bones[0] & bones[1]).sum() / max(1, bones[0].sum() + bones[1].sum())
+        scores = metrics.all_metrics(fake, truth, 2.0, (-1.0, 1.0))
+        rows.append({**scores, "mae_hu": scores["mae"] * (high - low) / 2, "dice_bone": float(overlap)})
+    means, deviations = metrics.summarize(rows, list(MEASURES))
+    return {name: {"mean": means[name], "sd": deviations[name]} for name in MEASURES}
 
 
 def _read(data: Path, domain: str) -> list[records.Record]:

@@ -155,10 +155,10 @@ def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
     for minutes, step in zip(times, steps, strict=True):
         translators = {d: Translator.load(folder, d, weights=step) for d in DIRECTIONS}
         metrics, _, _ = evaluate_on_records(translators, records)
-        rows = {d: _row(metrics[d]["translated"]) for d in DIRECTIONS}
+        rows = {d: summary(metrics[d]["translated"]) for d in DIRECTIONS}
         snapshots.append({"minutes": minutes, "step": step, **rows})
     result = {"method": name, "seed": seed, "registration_seconds": before, "snapshots": snapshots}
-    result["baselines"] = {b: {d: _row(metrics[d][b]) for d in DIRECTIONS} for b in BASELINES}
+    result["baselines"] = {b: {d: summary(metrics[d][b]) for d in DIRECTIONS} for b in BASELINES}
     write_json(done, result)
     return result
 
@@ -174,7 +174,8 @@ def _folder(work: Path, name: str, seed: int, size: Size) -> Path:
     return work / "runs" / f"{name}-{size.minutes:g}min-{seed}"
 
 
-def _row(metrics: dict) -> dict:
+def summary(metrics: dict) -> dict:
+    """Mean and SD of each of MEASURES, from what `evaluate_on_records` gives for one method."""
     return {m: {"mean": metrics[m], "sd": metrics["sd"][m]} for m in MEASURES}
 
 

@@ -35,10 +35,7 @@ def noise_sd(volumes):
     middle = [slice(n // 4, n - n // 4) for n in volumes.shape[1:4]]
     rest = _float32(volumes)[(slice(None), *middle)]
     for axis in (2, 3):
-        for _ in range(2):
-            later, earlier = ([slice(None)] * 5 for _ in range(2))
-            later[axis], earlier[axis] = slice(1, None), slice(None, -1)
-            rest = rest[tuple(later)] - rest[tuple(earlier)]
+        rest = ops.diff(rest, 2, axis)
     # 1.4826: from the median of a normal distribution's absolute value to its SD; 36: the squared weights summed
     return 1.4826 / 6 * ops.median(ops.abs(rest), axis=(1, 2, 3, 4), keepdims=True)
 

@@ -21,8 +21,8 @@ def find(name: str) -> Path:
     Raises:
         InputError: there is none of this name.
     """
-    for folder in FOLDERS if name in names() else ():
-        if (folder / name).is_dir():
+    for folder in FOLDERS:
+        if (folder / name / "config.json").exists():
             return folder / name
     there = f"; those that come with cyclescan are {', '.join(names())}" if names() else ""
     raise InputError(f"There is no model at {name}{there}.")

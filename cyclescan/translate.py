@@ -384,7 +384,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--doubt",
         action="store_true",
         help="also write NAME_doubt.nii.gz: where the way there and back changes the scan, and where the result "
-        "depends on mirroring, position and field of view; takes seven times as long",
+        "depends on mirroring, position and field of view; takes about six times as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
 

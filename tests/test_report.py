@@ -328,6 +328,10 @@ def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
     assert figures.warmup_end(history) == 20
     np.testing.assert_allclose(history["pair_a2b"], [0.1, 0.05, 1 / 30, 1 / 40])
     assert np.isnan(history["cycle_aba"][:2]).all()
+    # back-translation belongs to the warm-up, and is drawn
+    later = {**history, "back_aba": np.array([np.nan, 0.4, 0.3, 0.2])}
+    assert figures.warmup_end(later) == 20
+    assert [label for _, label, _ in figures._terms(later, figures.SIMILARITY)].count("back-translation") == 1
     without = {k: v for k, v in history.items() if not k.startswith("pair")}
     assert figures.warmup_end(without) is None
 

@@ -55,6 +55,7 @@ PLANES = (
 SIMILARITY = (
     ("pair", "pseudo-pair", "-"),
     ("cycle", "cycle", (0, (5, 1.5))),
+    ("back", "back-translation", (0, (4, 1, 1, 1))),
     ("identity", "identity", (0, (1, 1))),
     ("gradient_consistency", "gradient consistency", "-."),
 )
@@ -224,9 +225,8 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
 
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
-    """The last logged step that had the pair term alone, when others came later."""
-    kinds = ("adversarial_", "cycle_", "back_", "identity_", "gradient_consistency_")
-    others = [c for c in history if c.startswith(kinds)]
+    """The last logged step that had the pair term alone, or with back-translation, when others came later."""
+    others = [c for c in history if c.startswith(("adversarial_", "cycle_", "identity_", "gradient_consistency_"))]
     paired = [c for c in history if c.startswith("pair_")]
     if not others or not paired:
         return None

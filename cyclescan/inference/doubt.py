@@ -31,7 +31,7 @@ def parts(array: np.ndarray, translated: np.ndarray, there: Translate, back: Tra
         "cycle": what the way there and back changes; "views": standard deviation of the answers to different views.
     """
     views = [translated, there(np.ascontiguousarray(array[::-1]))[::-1], _shifted(array, there, stride // 2)]
-    views += [_cut(array, translated, there)]
+    views += [_cut(array, there)]
     return {"cycle": _smooth(np.abs(back(translated) - array)), "views": _smooth(np.std(views, axis=0))}
 
 
@@ -46,14 +46,14 @@ def _shifted(array: np.ndarray, there: Translate, by: int) -> np.ndarray:
     return there(moved)[by:, by:, by:]
 
 
-def _cut(array: np.ndarray, translated: np.ndarray, there: Translate) -> np.ndarray:
+def _cut(array: np.ndarray, there: Translate) -> np.ndarray:
     """Of four overlapping parts of the field of view, each translated as if there were no more of it, the mean."""
     total, count = np.zeros_like(array), np.zeros_like(array)
     for rows in _ends(array.shape[1]):
         for columns in _ends(array.shape[2]):
             total[:, rows, columns] += there(np.ascontiguousarray(array[:, rows, columns]))
             count[:, rows, columns] += 1
-    return np.where(count, total / np.maximum(count, 1), translated)
+    return total / count
 
 
 def _ends(length: int) -> tuple[slice, slice]:

@@ -372,10 +372,10 @@ def _translator(path: Path, config: Config, direction: str):
     from cyclescan.models import build_generator
     from cyclescan.models.graph import precision
 
-    _checked(path, config)
+    facts = _checked(path, config)
     with precision("float32"):
         generator = build_generator(config, name=f"generator_{direction}")
-    if _about(path).get("published"):
+    if facts.get("published"):
         return _with_published(generator, path / _published(direction))
     state = tf.train.Checkpoint(**{f"translator_{direction}": generator})
     try:

@@ -210,7 +210,7 @@ class CycleGAN(tf.Module):
         return drawn
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
-        total = tf.reduce_sum(tf.stack([self._weight(term) * value for term, value in terms.items()]))
+        total = tf.add_n([self._weight(term) * value for term, value in terms.items()])
         return self.optimizers[name].scale_loss(total)
 
     def _apply(self, name: str, gradients: list) -> dict:
