@@ -64,7 +64,8 @@ class Setting:
         return preset("gradient_consistency").with_settings([*endless, weight])
 
 
-SETTINGS = [Setting(subjects, weight) for subjects in SUBJECTS for weight in (*WEIGHTS, None)]
+SETTINGS = [Setting(subjects, weight) for subjects in SUBJECTS for weight in WEIGHTS]
+SETTINGS += [Setting(subjects, None) for subjects in SUBJECTS]  # last: the report's question is answered without
 
 
 def prepare(work: Path, subjects: int) -> Path:
