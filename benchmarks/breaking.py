@@ -31,7 +31,7 @@ from cyclescan.command import progress
 from cyclescan.evaluation.paired import evaluate_on_records
 from cyclescan.files import make_folder, read_json, write_json, write_text
 from cyclescan.inference.translator import Translator
-from cyclescan.preprocessing import Options, prepare
+from cyclescan.preprocessing import prepare_as
 from cyclescan.presets import preset
 from cyclescan.training import trainer
 from cyclescan.training.checkpoints import DIRECTIONS
@@ -123,11 +123,10 @@ def run(work: Path, name: str, minutes: float) -> dict:
 def marrow(folder: Path, scans: Path, case: Case) -> dict:
     """Mean error of CISS to DESS in the spongy bone of the test subjects, of half the range."""
     translator, errors = Translator.load(folder, "a2b"), []
-    dess = translator.data["domains"]["b"]
     for index in range(2 * case.subjects, 2 * case.subjects + TEST):
         scan, real, labels = (volume.read(scans / n / f"sub-{index:04d}.nii.gz") for n in ("ciss", "dess", "labels"))
         fake = translator.translate_array(translator.prepare(scan)[0])
-        truth = prepare(real, dess["scaling"], translator.data["spacing_mm"], options=Options.of(dess))[0].array
+        truth = prepare_as(real, translator.data, "b")[0].array
         # all three are on the working grid: its spacing is that of the scans
         errors.append(float((fake - truth)[labels.array == NAMES.index("marrow_epiphysis")].mean()))
     return {"mean": float(np.mean(errors)), "sd": float(np.std(errors, ddof=1))}

@@ -31,7 +31,7 @@ from cyclescan.evaluation import texture
 from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference import doubt
 from cyclescan.inference.translator import Translator
-from cyclescan.preprocessing import Options, prepare
+from cyclescan.preprocessing import prepare_as
 from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import Volume
 from data_prep.phantom import lesions, make_subject
@@ -54,9 +54,8 @@ class Knee:
         self.lesion = {kind: subjects[kind].lesion for kind in lesions.KINDS}
 
     def _prepared(self, subject, domain: str) -> np.ndarray:
-        about = self._data["domains"][domain]
         scan = Volume(getattr(subject, CONTRASTS[domain]), subject.affine)
-        return prepare(scan, about["scaling"], self._data["spacing_mm"], options=Options.of(about))[0].array
+        return prepare_as(scan, self._data, domain)[0].array
 
 
 def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
 from cyclescan.inference import doubt, sliding_window
-from cyclescan.preprocessing import Options, prepare, restore
+from cyclescan.preprocessing import prepare_as, restore
 from cyclescan.serving import saved_model
 from cyclescan.training import checkpoints
 from cyclescan.volume import Volume
@@ -269,8 +269,7 @@ class Translator:
             InputError: the scan has too little contrast for the model's scaling; the model needs to know which side
                 it shows.
         """
-        source = self._domain(0)
-        prepared, records = prepare(volume, source["scaling"], self.data["spacing_mm"], options=Options.of(source))
+        prepared, records = prepare_as(volume, self.data, self.direction[0])
         return prepared.array, records
 
     def outside(self, volume: Volume, records: list[dict]) -> list[dict] | None:

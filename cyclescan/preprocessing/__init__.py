@@ -15,7 +15,7 @@ from cyclescan.errors import InputError
 from cyclescan.preprocessing import bias_field, body, geometry, intensity
 from cyclescan.volume import SIDES, Volume
 
-__all__ = ["Options", "bias_field", "body", "geometry", "intensity", "prepare", "restore"]
+__all__ = ["Options", "bias_field", "body", "geometry", "intensity", "prepare", "prepare_as", "restore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,18 @@ def prepare(
         volume, record = geometry.crop_or_pad(volume, shape, fill=-1.0)
         records.append(record)
     return volume, records
+
+
+def prepare_as(volume: Volume, data: Mapping, domain: str) -> tuple[Volume, list[dict]]:
+    """`prepare` a scan as those of a data set were, so that a model trained on them can be given it.
+
+    Args:
+        volume: a scan in any orientation.
+        data: dataset.json, or the `data` of a run's config or a model's card.
+        domain: "a" or "b".
+    """
+    about = data["domains"][domain]
+    return prepare(volume, about["scaling"], data["spacing_mm"], options=Options.of(about))
 
 
 def _side_of(volume: Volume) -> str:
