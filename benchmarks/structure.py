@@ -3,14 +3,7 @@
     python -m benchmarks.structure WORK [--subjects 10]
 
 WORK is the folder of `python -m benchmarks.quality`; every run that it finished is measured, on knees that no run has
-seen. For each of them and each direction:
-
-* checkerboard: `texture.checkerboard_score` against the real volumes of the same knees;
-* spongy bone: the power spectrum of its texture over that of the real volumes, in dB;
-* lesions, planted into one knee after the other: what the lesion changes in the translation over what it changes in a
-  real scan of the target contrast (1: all of its contrast survives), at the voxels of the lesion; and what is invented:
-  how far the translation of the healthy knee is from the truth there, in the same unit;
-* doubt: Spearman's correlation of the map with the absolute error over the voxels of the limb, also of its parts.
+seen and on which no setting was chosen. What is measured: see LEGEND.
 
 Writes benchmarks/results/structure.{json,md,png}.
 """
@@ -27,7 +20,7 @@ from scipy import stats
 
 from benchmarks.quality import METHODS
 from cyclescan.command import progress
-from cyclescan.evaluation import texture
+from cyclescan.evaluation import metrics, texture
 from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference import doubt
 from cyclescan.inference.translator import Translator
@@ -41,6 +34,15 @@ RESULTS = Path(__file__).parent / "results"
 FIRST = 1000  # number of the first knee: cohorts are smaller
 LIMB = -0.9  # above it, a voxel is not air
 CONTRASTS = {"a": "ciss", "b": "dess"}
+LEGEND = """\
+- PSNR, SSIM: against the paired truth, as in benchmarks.quality.
+- Checkerboard: peaks of the spectrum at the grid frequencies of up-sampling, over those of real volumes; 1: none.
+- Spongy bone: power of its texture over that of the real volumes, from 0.1 to 0.45 cycles a voxel.
+- Surviving: what a planted lesion changes in the translation over what it changes in a real scan of the target
+  contrast, at its voxels. 1: all of its contrast survives; 0: none; below 0: it is reversed.
+- Invented: how far the translation of the healthy knee is from the truth there, in the same unit. 0: not at all.
+- Doubt and error: Spearman's correlation of the map of doubt (cycle alone, views alone: of its two parts) with the
+  absolute error, over the voxels of the limb."""
 
 
 class Knee:
@@ -65,12 +67,13 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
     for direction in DIRECTIONS:
         source, target = direction[0], direction[2]
         there, back = translators[direction], translators[f"{target}2{source}"]
-        fakes, correlation = [], []
+        fakes, scores, correlation = [], [], []
         changes, contrasts, errors = ({kind: [] for kind in lesions.KINDS} for _ in range(3))
         for knee in knees:
             real, truth = (knee.scans[None][domain] for domain in (source, target))
             fake = there.translate_array(real)
             fakes.append(fake)
+            scores.append({"psnr": metrics.psnr(fake, truth, 2.0), "ssim": metrics.ssim(fake, truth, 2.0)})
             for kind in lesions.KINDS:
                 ill = there.translate_array(knee.scans[kind][source])
                 weights = knee.lesion[kind]
@@ -84,6 +87,7 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
             correlation.append({k: float(stats.spearmanr(v[limb], error[limb]).statistic) for k, v in maps.items()})
         truths = [knee.scans[None][target] for knee in knees]
         rows[direction] = {
+            **{name: _summary([score[name] for score in scores]) for name in ("psnr", "ssim")},
             "checkerboard": texture.checkerboard_score(fakes, truths),
             "spongy_bone_db": texture.bone_spectrum_difference_db(fakes, truths, [knee.bone for knee in knees]),
             # over the mean contrast: that of a single knee can be close to 0
@@ -103,26 +107,29 @@ def report(results: dict[str, dict], subjects: int) -> str:
     lines = [
         "# Texture, lesions and doubt",
         "",
-        f"`python -m benchmarks.structure`, the runs of `benchmarks.quality`, on {subjects} knees that none of them "
-        "has seen: mean (SD over knees). What each column is: see the head of benchmarks/structure.py.",
+        f"`python -m benchmarks.structure WORK`: the runs of `benchmarks.quality`, on {subjects} knees that none of "
+        "them has seen and on which no setting was chosen; mean (SD over knees).",
+        "",
+        LEGEND,
     ]
     for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
         kinds = [kind.replace("_", " ") for kind in lesions.KINDS]
-        head = ["run", "checkerboard", "spongy bone, dB", *(f"{k}, surviving" for k in kinds)]
+        head = ["run", "PSNR, dB", "SSIM", "checkerboard", "spongy bone, dB", *(f"{k}, surviving" for k in kinds)]
         head += [*(f"{k}, invented" for k in kinds), "doubt and error", "cycle alone", "views alone"]
         lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for name, rows in results.items():
             row = rows[direction]
             band = list(row["spongy_bone_db"].values())
-            cells = [name, f"{row['checkerboard']:.2f}", f"{min(band):+.1f} to {max(band):+.1f}"]
+            cells = [name, _cell(row["psnr"]), _cell(row["ssim"], 3)]
+            cells += [f"{row['checkerboard']:.2f}", f"{min(band):+.1f} to {max(band):+.1f}"]
             for group in ("lesions_surviving", "invented", "correlation_with_error"):
                 cells += [_cell(value) for value in row[group].values()]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: dict) -> str:
-    return f"{value['mean']:.2f}" + (f" ({value['sd']:.2f})" if value["sd"] is not None else "")
+def _cell(value: dict, digits: int = 2) -> str:
+    return f"{value['mean']:.{digits}f}" + (f" ({value['sd']:.{digits}f})" if value["sd"] is not None else "")
 
 
 def draw(pictures: dict[str, dict], knee: Knee, path: Path) -> None:
