@@ -12,7 +12,7 @@ COMMANDS = {
     "evaluate": "compare translated with reference volumes",
     "report": "make one HTML page of a run",
     "export": "write SavedModels for TensorFlow Serving",
-    "data-prep": "digital knee, building records, pseudo-pairs, verification",
+    "data-prep": "digital knee, listing, records, their page, pseudo-pairs, verification",
 }
 
 

@@ -37,8 +37,8 @@ def demo(
     Args:
         out: a new folder for everything.
         seed: of the knees, the split, the registration and the training.
-        minutes: shorten or lengthen the training to this time; None takes the steps of the preset `demo`, which
-            makes the result a function of the seed alone.
+        minutes: end the training after this time, if its steps are not done by then, its schedule shortened
+            accordingly; None makes the result a function of the seed alone.
         subjects: training subjects, half for each domain; test and validation subjects come on top.
         shape: (sagittal slices, height, width) of each scan.
         settings: `KEY=VALUE` changes of the preset.
@@ -51,7 +51,7 @@ def demo(
     from cyclescan.evaluation.paired import evaluate_on_records
     from cyclescan.inference.translator import Translator
     from cyclescan.training import checkpoints, trainer
-    from data_prep import pairing
+    from data_prep import pairing, pseudonyms
     from data_prep.build import build
     from data_prep.phantom import write_cohort
 
@@ -71,7 +71,7 @@ def demo(
 
     log.info("2/6 records: %d training scans of each contrast, no subject in both", subjects // 2)
     records = out / "records"
-    build(
+    info = build(
         a=("ciss", out / "scans" / "ciss"),
         b=("dess", out / "scans" / "dess"),
         out=records,
@@ -94,8 +94,11 @@ def demo(
     translators = {d: Translator.load(run.path, d) for d in checkpoints.DIRECTIONS}
     evaluated = evaluate_on_records(translators, records)
     metrics = evaluated[0]
-    example = sorted((out / "scans" / "ciss").glob("*.nii.gz"))[0]
-    translate.translate_file(translators["a2b"], example, out / "translated" / f"{example.name[:-7]}_dess.nii.gz")
+    key, tested = pseudonyms.load_key(pseudonyms.key_file()), info["splits"]["test"]["a"]
+    knees = (path.name[:-7] for path in sorted((out / "scans" / "ciss").glob("*.nii.gz")))
+    example = next(knee for knee in knees if pseudonyms.pseudonym(key, knee) in tested)
+    scan = out / "scans" / "ciss" / f"{example}.nii.gz"
+    translate.translate_file(translators["a2b"], scan, out / "translated" / f"{example}_dess.nii.gz")
     clock.lap("translate")
 
     log.info("6/6 report and SavedModels")
@@ -162,7 +165,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo", help="a new folder for everything")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--minutes", type=float, default=None, help="train this long instead of the preset's number of steps"
+        "--minutes",
+        type=float,
+        default=None,
+        help="train no longer than this, with a shorter schedule; for longer: --set steps=N",
     )
     parser.add_argument("--subjects", type=int, default=48, help="training subjects, half for each contrast")
     parser.add_argument(

@@ -209,8 +209,8 @@ def _result(rows: list[dict], limits: dict[str, _Limits], reach: float, range_de
         result["source"] = {"mean": mean, "sd": deviation}
         histogram |= {f"range_of_{role}": list(limits[role].pair) for role in ("source", "predicted")}
         definitions["kl_source_predicted"] = (
-            "KL(source || predicted) in nats, the value of the seed report; each histogram spans the range of all "
-            "volumes of its kind, as the seed compares images that are scaled to one range"
+            "KL(source || predicted) in nats, the value of the CycleScan report; each histogram spans the range of all "
+            "volumes of its kind, as that report compares images that are scaled to one range"
         )
         definitions["source"] = "the source compared with the reference as if it were the prediction: doing nothing"
     return result | {

@@ -357,8 +357,15 @@ def _sha256(scan: Path | Series) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a training run, or a folder made by `cyclescan export`")
-    parser.add_argument("--direction", required=True, help="a2b or b2a")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a training run, a folder made by `cyclescan export`, or the name of a model that comes with cyclescan, "
+        "such as digital-knee",
+    )
+    parser.add_argument(
+        "--direction", required=True, help="a2b: from the contrast of `build --a` to that of `--b`; b2a: the reverse"
+    )
     add_file_arguments(parser)
     parser.add_argument(
         "--window",

@@ -43,6 +43,7 @@ SHARD_BYTES = 256 * 2**20
 SHARD_SCANS = 4  # enough shards for all workers where scans are small; a constant, so that workers change no byte
 BYTES_PER_VOXEL = 2
 ONLY_HOW = ("workers", "runner", "runner_options", "key_file", "overwrite")  # arguments of `build` that change no byte
+MUCH = 0.75  # of a scan; if --shape keeps less of it, the user is told
 LARGEST_PAD = 2  # --shape may be this many times the largest scan
 AXES = ("depth", "height", "width")
 
@@ -113,12 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a data set that another command made; the same command brings it up to date without this",
     )  # fmt: skip
     parser.add_argument(
-        "--spacing-mm", type=float, nargs=3, metavar=("Z", "Y", "X"),
+        "--spacing-mm", type=float, nargs=3, metavar=("R", "S", "A"),
         help="working voxel size along right, superior, anterior; without it, the median of all scans",
     )  # fmt: skip
     parser.add_argument(
         "--shape", type=int, nargs=3, metavar=("D", "H", "W"),
-        help="crop or pad every scan to this many voxels; without it, every scan keeps its extent",
+        help="crop or pad every scan about its centre to this many voxels of the working size along right, superior, "
+        "anterior; without it, every scan keeps its extent",
     )  # fmt: skip
     parser.add_argument(
         "--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"),
@@ -135,7 +137,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"with the columns subject and split ({', '.join(SPLITS)} or {splits.LEFT_OUT})",
     )  # fmt: skip
     parser.add_argument(
-        "--disjoint", action="store_true", help="each training subject gives its scans to one domain only"
+        "--disjoint",
+        action="store_true",
+        help="each training subject gives its scans to one domain only: for experiments on subjects who have both, "
+        "half of whose training scans are left out",
     )
     for domain in DOMAINS:
         parser.add_argument(
@@ -279,6 +284,7 @@ def build(
     excluded = qc.exclude(sources, exclude)
     spacing_mm = _working_spacing(sources, spacing_mm)
     shape = _checked_shape(sources, spacing_mm, shape)
+    _warn_of_cropping(sources, spacing_mm, shape)
     places, sites = _divide(
         found, sources, key, split=split, split_by=split_by, split_file=split_file, disjoint=disjoint, seed=seed
     )
@@ -472,6 +478,23 @@ def _checked_shape(
                 "allowed."
             )
     return tuple(int(n) for n in shape)
+
+
+def _warn_of_cropping(
+    sources: dict[str, list[Source]], spacing_mm: Sequence[float], shape: Sequence[int] | None
+) -> None:
+    """Say how much of the scans a shape keeps, where it is less than `MUCH` of them along an axis."""
+    if shape is None:
+        return
+    every = [s for each in sources.values() for s in each]
+    extent = [statistics.median(s.shape[axis] * s.spacing_mm[axis] for s in every) for axis in range(3)]
+    kept = [n * w for n, w in zip(shape, spacing_mm, strict=True)]
+    if any(k < MUCH * e for k, e in zip(kept, extent, strict=True)):
+        log.warning(
+            "--shape %s keeps the middle %s mm of scans of %s mm (median); --spacing-mm, now %s, decides how much "
+            "of a scan that is.",
+            *(" x ".join(f"{v:.3g}" for v in values) for values in (shape, kept, extent, spacing_mm)),
+        )
 
 
 def _divide(

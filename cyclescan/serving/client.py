@@ -1,7 +1,7 @@
 """`python -m cyclescan.serving.client`: translate scans on a server of TensorFlow Serving.
 
-The scan is brought to the orientation and voxel size of the model's card, sent in its own intensities, and the result
-brought back onto the scan's grid, by the code that `translate` uses; the server does the rest. Over gRPC a volume goes
+The scan is brought to the orientation, voxel size and intensities that the model's card names, and the result back onto
+the scan's grid, by the code that `translate` uses; the server does the rest. Over gRPC a volume goes
 as the bytes of its voxels; over REST it is JSON, which is for small ones.
 
 The protocol is that of TensorFlow Serving; the server program itself was not run here, see `serving.tf_serving`.
@@ -363,7 +363,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rest", action="store_true", help="REST instead of gRPC; for small volumes")
     parser.add_argument("--model", required=True, help="name of the model on the server, such as a2b")
     parser.add_argument(
-        "--card", default=None, help="the model folder that is served (its checksums are verified), or its card.json"
+        "--card",
+        default=None,
+        help="the model folder that is served (its checksums are verified), or its card.json; not for --status",
     )
     parser.add_argument("--direction", default=None, help="a2b or b2a; default: the name of the model")
     parser.add_argument("--version", type=int, default=None, help="default: the newest that the server has")

@@ -289,7 +289,7 @@ def _signatures(run: Run) -> dict:
                 "volume": {
                     **grid,
                     "unit": "intensities of the scanner as in the source file, or HU for CT",
-                    "note": "one whole volume of any size, finite and not constant",
+                    "note": "one whole volume of at most max_voxels voxels, finite and not constant",
                     # by direction: what the graph cannot do itself
                     "prepared_so_that_it": {
                         direction: Options.of(run.data["domains"][direction[0]]).sentences() for direction in DIRECTIONS
@@ -306,7 +306,7 @@ def _signatures(run: Run) -> dict:
         },
         "scaled": {
             "inputs": {
-                "volume": {**grid, **scaled, "note": "one whole volume of any size"},
+                "volume": {**grid, **scaled, "note": "one whole volume of at most max_voxels voxels"},
                 "window": {
                     "dtype": "int32",
                     "shape": [3],

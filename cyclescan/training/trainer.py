@@ -322,7 +322,7 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
     if paired and not (data / "pairs").is_dir():
         raise InputError(
             f"The settings have a pair term (lambda_pair={config.lambda_pair:g}) but {data}/pairs is missing; make it "
-            f"with `python -m data_prep pair {data}`, or train without: --set lambda_pair=0."
+            f"with `python -m data_prep pair {data}`, or take a preset that needs none, such as gradient_consistency."
         )
     return {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
 

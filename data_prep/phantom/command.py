@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=3,
         default=None,
-        metavar=("Z", "Y", "X"),
-        help="of the same axes; by default the field of view is 96 x 140 x 140 mm",
+        metavar=("R", "S", "A"),
+        help="along right, superior, anterior; by default the field of view is 96 x 140 x 140 mm",
     )
     parser.add_argument("--seed", type=int, default=0, help="subject i depends on the seed and i alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")

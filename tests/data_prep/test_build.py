@@ -95,6 +95,13 @@ def test_records_hold_the_prepared_scans(domains, tmp_path):
         assert info["domains"][domain]["intensity"]["low"] == pytest.approx(np.median(lows[domain]))
 
 
+def test_a_shape_that_keeps_little_of_the_scans_is_said(domains, tmp_path, caplog):
+    build(*domains, tmp_path / "most", shape=(8, 12, 14), workers=1)
+    assert "keeps the middle" not in caplog.text
+    build(*domains, tmp_path / "little", shape=(6, 12, 14), workers=1)
+    assert "--shape 6 x 12 x 14 keeps the middle 18 x 24 x 21 mm of scans of 30 x 24 x 21 mm (median)" in caplog.text
+
+
 def test_paired_subjects_stay_together_unless_disjoint(domains, tmp_path):
     together = build(*domains, tmp_path / "one", split=(4, 1, 1), workers=1)["splits"]
     apart = build(*domains, tmp_path / "two", split=(4, 1, 1), disjoint=True, workers=1)["splits"]
