@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import logging
-import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -38,6 +36,7 @@ from cyclescan.training.checkpoints import DIRECTIONS
 from cyclescan.volume import Volume
 from data_prep import pairing, splits
 from data_prep.build import build
+from data_prep.parallel import processes
 from data_prep.phantom import DESCRIP, anatomy, make_subject
 from data_prep.phantom.anatomy import NAMES
 from data_prep.splits import Place
@@ -89,9 +88,9 @@ def data_of(work: Path, case: Case) -> tuple[Path, float]:
     """Records with pseudo-pairs, and the seconds that registration took."""
     about = work / "prepared.json"
     if not about.exists():
-        numbers = range(2 * case.subjects + TEST)
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
-            list(progress(pool.imap(functools.partial(write_subject, work / "scans", case), numbers), unit="knee"))
+        jobs = [(work / "scans", case, number) for number in range(2 * case.subjects + TEST)]
+        with processes(2) as starmap:
+            list(progress(starmap(write_subject, jobs), total=len(jobs), unit="knee"))
         a, b = ((name, work / "scans" / name) for name in DOMAINS.values())
         places = [Place("train", "a")] * case.subjects + [Place("train", "b")] * case.subjects + [Place("test")] * TEST
         splits.write_file(work / "split.tsv", {f"sub-{n:04d}": place for n, place in enumerate(places)}, {})

@@ -16,6 +16,21 @@ CHOICES = {
     "identity_loss": ("l1", "l2"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
+LEAST = {
+    "batch_size": 1,
+    "steps": 1,
+    "generator_levels": 1,
+    "generator_filters": 1,
+    "generator_max_filters": 1,
+    "generator_convolutions": 1,
+    "generator_decoder_width": 1,
+    "generator_kernel": 1,
+    "generator_full_resolution_filters": 0,
+    "discriminator_levels": 1,
+    "discriminator_filters": 1,
+    "discriminator_kernel": 1,
+    "pool_size": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +97,9 @@ class Config:
                 f"patch_shape is {','.join(map(str, self.patch_shape))}; each of its three numbers must be a positive "
                 f"multiple of {multiple} (2 to the power of generator_levels)."
             )
-        for key in ("batch_size", "steps", "generator_levels", "generator_filters", "discriminator_filters"):
-            if getattr(self, key) < 1:
-                raise InputError(f"{key} is {getattr(self, key)}; it must be at least 1.")
+        for key, least in LEAST.items():
+            if getattr(self, key) < least:
+                raise InputError(f"{key} is {getattr(self, key)}; it must be at least {least}.")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate is {self.accumulate}; it must divide the batch_size, which is {self.batch_size}."
@@ -96,11 +111,13 @@ class Config:
         for key in ("warmup", "discriminator_warmup", "back_from", "decay_from"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
-        if not 0 <= self.discriminator_dropout < 1:
-            raise InputError(f"discriminator_dropout is {self.discriminator_dropout}; it must lie in [0, 1).")
-        if not 0 <= self.average_decay < 1:
-            raise InputError(f"average_decay is {self.average_decay}; it must lie in [0, 1).")
-        if self.learning_rate <= 0:
+        for key in ("discriminator_dropout", "average_decay", "beta_1"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"{key} is {getattr(self, key)}; it must lie in [0, 1).")
+        teaching = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name != "lambda_r1"]
+        if not any(getattr(self, key) for key in teaching):
+            raise InputError(f"{', '.join(teaching)} are all 0; the generators would learn nothing.")
+        if not self.learning_rate > 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be positive.")
 
     @property

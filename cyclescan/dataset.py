@@ -20,21 +20,28 @@ SHIFT = 2  # voxels by which augmentation moves a patch beyond the volume's bord
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Where the records of one domain are: (shard, offset, length) of each."""
+    """Where the records of one domain are: (shard, offset, length) of each, and its checksum."""
 
     entries: tuple[tuple[str, int, int], ...]
+    checksums: tuple[bytes, ...]
     domain: str
 
     def read(self, number: int, seed: int) -> bytes:
-        """The serialised record at position `number` of an endless stream, shuffled anew in every epoch."""
+        """The serialised record at position `number` of an endless stream, shuffled anew in every epoch.
+
+        Raises:
+            InputError: the record is not the one that was there when the stream was opened.
+        """
         epoch, position = divmod(int(number), len(self.entries))
         order = np.random.default_rng([seed, ord(self.domain), epoch]).permutation(len(self.entries))
-        return records.read_at(*self.entries[order[position]])
+        chosen = order[position]
+        return records.read_unchanged(*self.entries[chosen], self.checksums[chosen])
 
 
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
     """The records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
-    return Stream(tuple(records.entries(folder, split, domain)), domain)
+    entries = tuple(records.entries(folder, split, domain))
+    return Stream(entries, tuple(records.checksum_at(*entry) for entry in entries), domain)
 
 
 def batches(

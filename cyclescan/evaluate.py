@@ -13,7 +13,7 @@ from cyclescan import __version__, command
 from cyclescan import volume as volumes
 from cyclescan.errors import InputError
 from cyclescan.evaluation import histograms, metrics
-from cyclescan.files import make_folder, replacing, write_json
+from cyclescan.files import make_folder, replacing, walk, write_json
 from cyclescan.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,13 @@ def evaluate(
 
     def ended(name: str, error: InputError | None = None) -> None:
         if error:
-            failed[name] = " ".join(str(error).split())
+            # places are for the terminal: they often carry what identifies a patient
+            reason = " ".join(str(error).split())
+            for role in given:
+                if name in pairs[role]:
+                    reason = reason.replace(str(pairs[role][name]), f"the {role} volume")
+                reason = reason.replace(str(given[role]), f"the {role} folder")
+            failed[name] = reason
         if done:
             done(name, error)
 
@@ -143,8 +149,8 @@ def _files(path: Path) -> dict[str, Path]:
             raise InputError(f"{path} is not a NIfTI file; its name must end in .nii or .nii.gz.")
         return {volumes.stem(path): path}
     found: dict[str, Path] = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and volumes.is_nifti(file) and not file.name.startswith("."):
+    for file in sorted(walk(path)):
+        if volumes.is_nifti(file) and not volumes.is_doubt_map(file):
             name = file.relative_to(path).with_name(volumes.stem(file)).as_posix()
             if name in found:
                 raise InputError(f"{found[name]} and {file} have the same name; remove one of them.")
@@ -214,6 +220,7 @@ def _result(rows: list[dict], limits: dict[str, _Limits], reach: float, range_de
         )
         definitions["source"] = "the source compared with the reference as if it were the prediction: doing nothing"
     return result | {
+        "notice": "predicted volumes may be synthetic images, for research and training only, not for clinical use",
         "volumes": rows,
         "data_range": {"value": reach, "definition": range_definition},
         "histogram": histogram,

@@ -26,15 +26,16 @@ def difference(predicted, reference, kind: str, weight=None):
     return ops.mean(error if weight is None else error * _float32(weight))
 
 
-def noise_sd(volumes):
+def noise_sd(volumes, plane: tuple[int, int] = (2, 3)):
     """The standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each axis.
 
-    The second difference along height and width removes what is smooth; of the rest the median absolute value is hardly
-    moved by edges (Immerkaer 1996, with the median; as `guard.noise_sd`).
+    The second difference along the two axes of `plane`, which should be those of the smallest voxels, removes what is
+    smooth; of the rest the median absolute value is hardly moved by edges (Immerkaer 1996, with the median; as
+    `guard.noise_sd`).
     """
     middle = [slice(n // 4, n - n // 4) for n in volumes.shape[1:4]]
     rest = _float32(volumes)[(slice(None), *middle)]
-    for axis in (2, 3):
+    for axis in plane:
         rest = ops.diff(rest, 2, axis)
     # 1.4826: from the median of a normal distribution's absolute value to its SD; 36: the squared weights summed
     return 1.4826 / 6 * ops.median(ops.abs(rest), axis=(1, 2, 3, 4), keepdims=True)

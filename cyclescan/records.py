@@ -207,9 +207,13 @@ def fingerprint(entries: Iterable[tuple[str, int, int]]) -> str:
     """SHA-256 of the lengths and checksums of records in their order: others mean other data, or another order."""
     digest = hashlib.sha256()
     for path, offset, length in entries:
-        # the checksum of the framing stands behind the record
-        digest.update(struct.pack("<Q", length) + read_at(path, offset + length, 4))
+        digest.update(struct.pack("<Q", length) + checksum_at(path, offset, length))
     return digest.hexdigest()
+
+
+def checksum_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
+    """The checksum of a record, 4 bytes, which stands behind it."""
+    return read_at(path, offset + length, 4)
 
 
 def index(path: str | os.PathLike) -> list[tuple[int, int]]:
@@ -247,10 +251,30 @@ def frames(path: str | os.PathLike, start: int = 0) -> Iterator[bytes]:
 
 
 def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
-    """The bytes of one serialised record."""
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        return stream.read(length)
+    """The bytes of one serialised record.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_unchanged(path: str | os.PathLike, offset: int, length: int, checksum: bytes) -> bytes:
+    """`read_at`, of a record that had this `checksum_at` earlier.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else now.
+    """
+    framed = read_at(path, offset, length + len(checksum))
+    serialized = framed[:length]
+    if framed[length:] != checksum or _masked_crc(serialized) != checksum:
+        raise InputError(f"{path} was replaced or damaged while it was in use; begin again, or bring back what it was.")
+    return serialized
 
 
 def read_shard(path: str | os.PathLike) -> Iterator[Record]:

@@ -75,8 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+LEAST = {"steps": 1, "seed": 0, "checkpoint_every": 1, "keep_states": 0, "patience": 0, "resume_from": 0}
+
+
 def run(arguments: argparse.Namespace) -> int | None:
-    for name, least in (("steps", 1), ("checkpoint_every", 1), ("keep_states", 0), ("patience", 0), ("resume_from", 0)):
+    for name, least in LEAST.items():
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")

@@ -19,7 +19,7 @@ from cyclescan import volume as volumes
 from cyclescan.dicom import convert, derived, rules, series
 from cyclescan.dicom.series import Series
 from cyclescan.errors import InputError
-from cyclescan.files import make_folder, sha256, walk, write_json
+from cyclescan.files import make_folder, read_json, sha256, walk, write_json
 
 if TYPE_CHECKING:
     from cyclescan.inference.translator import Origin, Progress, Translator
@@ -125,9 +125,10 @@ def translate_files(
 def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> list[Job]:
     """Pairs of scan and result for what the user gave.
 
-    A folder is searched recursively and its sub-folders are kept. Results of NIfTI files in a folder end in `.nii.gz`;
-    the result of a DICOM series is a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or,
-    where there are several scans, `series-N` with the number of the series.
+    A folder is searched recursively and its sub-folders are kept; the output, where it lies within, is not searched,
+    and maps of doubt are no scans. Results of NIfTI files in a folder end in `.nii.gz`; the result of a DICOM series is
+    a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or, where there are several
+    scans, `series-N` with the number of the series.
 
     Args:
         source: a NIfTI file, a multi-frame DICOM file or a folder; after a #, rules that choose among DICOM series.
@@ -147,8 +148,12 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
         return [(source, output)]
     if output.is_file() and not volumes.is_nifti(output):
         raise InputError(f"{source} is a folder or DICOM, so the output must be a folder too, not the file {output}.")
-    paths = [] if chosen_by or source.is_file() else sorted(p for p in walk(source) if volumes.is_nifti(p))
-    found = series.find(source)
+    own = _inside(source, output)
+    files = [] if chosen_by or source.is_file() else [p for p in walk(source) if volumes.is_nifti(p) and not own(p)]
+    paths = sorted(p for p in files if not volumes.is_doubt_map(p))
+    if len(paths) < len(files):
+        log.info("%d maps of doubt in %s are passed over.", len(files) - len(paths), source)
+    found = [each for each in series.find(source) if not own(each.path)]
     chosen = rules.choose(found, chosen_by, source) if chosen_by else list(filter(rules.is_candidate, found))
     if not chosen and not paths:
         if found:
@@ -169,6 +174,14 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
         raise InputError(f"{source} is a folder, so the output must be a folder too, not the file {output}.")
     jobs: list[Job] = [(p, (output / p.relative_to(source)).with_name(f"{volumes.stem(p)}.nii.gz")) for p in paths]
     return jobs + _series_jobs(chosen, source, output, nifti)
+
+
+def _inside(source: Path, output: Path) -> Callable[[Path], bool]:
+    """Whether a path lies in the output, where that is a folder inside the source: earlier results are no scans."""
+    folder = output.resolve()
+    if folder == source.resolve() or not folder.is_relative_to(source.resolve()):
+        return lambda path: False
+    return lambda path: path.resolve().is_relative_to(folder)
 
 
 def _series_jobs(chosen: list[Series], source: Path, output: Path, nifti: bool) -> list[Job]:
@@ -209,20 +222,39 @@ def check_output(scan: Path | Series, output: Path, doubted: bool = False) -> No
     path = path_of(scan)
     if isinstance(scan, Series) and not volumes.is_nifti(output):
         derived.check_folder(output)
+        if any(Path(each.path).resolve().parent == output.resolve() for each in scan.slices):
+            raise InputError(f"The output {output} is the input itself; choose another folder.")
     elif not volumes.is_nifti(output):
         raise InputError(f"The output {output} is not a NIfTI name; it must end in .nii or .nii.gz.")
     elif output.is_dir():
         raise InputError(f"The output {output} is a folder.")
-    if sidecar_of(output).is_dir():
-        raise InputError(f"The output {sidecar_of(output)} is a folder.")
+    for beside in _written_with(output)[1:]:
+        if beside.is_dir():
+            raise InputError(f"The output {beside} is a folder.")
     for written in (output, doubt_of(output)) if doubted else (output,):
         if written.exists() and path.exists() and written.samefile(path):
             raise InputError(f"The output {written} is the input itself; choose another name or folder.")
+        if written.is_file() and not volumes.is_synthetic(written):
+            raise InputError(f"The output {written} exists and is no result of a translation; choose another name.")
     if sidecar_of(output).resolve() == sidecar_of(path).resolve():
         raise InputError(
             f"The output {output} has the name of its input {path.name}, whose JSON file it would replace; choose "
             "another name or folder."
         )
+    if sidecar_of(output).exists() and not _is_ours(sidecar_of(output)):
+        raise InputError(f"{sidecar_of(output)} exists and is not of a translation; choose another output.")
+
+
+def _is_ours(sidecar: Path) -> bool:
+    try:
+        return read_json(sidecar).get("notice") == NOTICE
+    except (InputError, AttributeError):
+        return False
+
+
+def _written_with(output: Path) -> tuple[Path, Path, Path]:
+    """A result and what is, or may be, written beside it."""
+    return output, sidecar_of(output), doubt_of(output)
 
 
 def sidecar_of(path: Path) -> Path:
@@ -232,7 +264,7 @@ def sidecar_of(path: Path) -> Path:
 
 def doubt_of(path: Path) -> Path:
     """The map of doubt beside a result, a NIfTI file; its JSON file is that of the result."""
-    return path.with_name(f"{_plain_name(path)}_doubt.nii.gz")
+    return path.with_name(f"{_plain_name(path)}{volumes.DOUBT}.nii.gz")
 
 
 def _plain_name(path: Path) -> str:
@@ -295,7 +327,7 @@ def _write(
     volume = translator.restore(array, records)
     settings = {"window": list(translator.window), "overlap": translator.overlap, "mirror": translator.mirror}
     if volumes.is_nifti(output):
-        volumes.write(volume, output, volumes.synthetic_descrip(__version__))
+        volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"))
     else:
         target = translator.target_intensity
         derivation = derived.Derivation(
@@ -308,14 +340,15 @@ def _write(
         derived.write(scan, volume, output, derivation)
     about_doubt = None
     if doubts is not None:
-        volumes.write(
-            translator.restore_doubt(doubts, records), doubt_of(output), volumes.synthetic_descrip(__version__)
-        )
+        descrip = volumes.synthetic_descrip("doubt")
+        volumes.write(translator.restore_doubt(doubts, records), doubt_of(output), descrip)
         about_doubt = {
             "file": doubt_of(output).name,
-            "unit": "intensities of the result",
+            "unit": "intensities of the result; 0 where the scan was cropped and nothing was translated",
             "mean_of_range": float(doubts.mean() / 2),
         }
+    elif volumes.is_synthetic(doubt_of(output)):
+        doubt_of(output).unlink()  # of an earlier result
     sidecar = sidecar_of(output)
     write_json(
         sidecar,
@@ -391,7 +424,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--doubt",
         action="store_true",
         help="also write NAME_doubt.nii.gz: where the way there and back changes the scan, and where the result "
-        "depends on mirroring, position and field of view; takes about six times as long",
+        "depends on mirroring, position and field of view (0 where the scan was cropped); about six times as long",
     )
     parser.add_argument("--weights", default="last", help="of a run: last, best or a step")
 
@@ -474,7 +507,8 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
         failed = translate_files(translator, jobs, arguments.volume, done, arguments.side, arguments.keep_identity)
     if len(failed) == len(jobs):
         raise InputError(f"None of the {len(jobs)} files of {arguments.input} could be translated.")
-    log.info("%d of %d files are translated into %s.", len(jobs) - len(failed), len(jobs), arguments.output)
+    number = len(jobs) - len(failed)
+    log.info("%d of %d files are translated into %s; each is a %s.", number, len(jobs), arguments.output, NOTICE)
     return command.SOME_FAILED if failed else command.DONE
 
 
@@ -482,9 +516,10 @@ def _check_distinct(jobs: list[Job]) -> None:
     taken: dict[Path, Path] = {}
     for scan, output in jobs:
         path = path_of(scan)
-        if output in taken:
-            raise InputError(f"{taken[output]} and {path} would both be written to {output}; rename one of them.")
-        taken[output] = path
+        for written in _written_with(output):
+            if written in taken:
+                raise InputError(f"{taken[written]} and {path} would both be written to {written}; rename one of them.")
+            taken[written] = path
 
 
 def _on(bar) -> Progress:

@@ -31,6 +31,8 @@ CANONICAL_AXES = ("R", "S", "A")
 SIDES = ("left", "right")
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
+MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, NIfTI's codes of units; all else is taken for mm
+DOUBT = "_doubt"  # ends the name of a map of doubt, without its suffix
 DEFLATE_RATIO = 1032  # no deflate stream holds more bytes for each of its own (RFC 1951: 258 bytes in 2 bits)
 DAMAGED = (
     OSError,
@@ -100,6 +102,22 @@ def stem(path: str | os.PathLike) -> str:
     return Path(path).stem
 
 
+def is_doubt_map(path: str | os.PathLike) -> bool:
+    """Whether a NIfTI file is the map of doubt of a result beside it, a NIfTI file or a folder of slices."""
+    path, name = Path(path), stem(path)
+    result = name.removesuffix(DOUBT)
+    return result != name and any(path.with_name(result + suffix).exists() for suffix in ("", *SUFFIXES))
+
+
+def is_synthetic(path: str | os.PathLike) -> bool:
+    """Whether a file is a NIfTI file whose header says that it is a synthetic image, as `synthetic_descrip` has it."""
+    try:
+        with _opened(Path(path)) as image:
+            return bytes(image.header["descrip"].tobytes()).startswith(NOTICE.split(",")[0].encode())
+    except InputError:
+        return False
+
+
 def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
     """The (depth, height, width) shape and affine of a NIfTI file, checked, without reading its voxels.
 
@@ -108,7 +126,7 @@ def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tupl
     """
     path = Path(path)
     with _opened(path) as image:
-        return _checked_shape(path, image, index)[:3], np.asarray(image.affine, np.float64)
+        return _checked_shape(path, image, index)[:3], _affine_mm(image)
 
 
 def count(path: str | os.PathLike) -> int:
@@ -136,10 +154,11 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
     path = Path(path)
     with _opened(path) as image:
         shape = _checked_shape(path, image, index)
-        affine = np.asarray(image.affine, np.float64)
+        affine = _affine_mm(image)
         try:
             if len(shape) == 4:
-                array = np.asarray(image.dataobj[..., 0 if index is None else index], np.float32)
+                rest = (0,) * (len(image.shape) - 4)  # axes of length 1
+                array = np.asarray(image.dataobj[(..., index, *rest)], np.float32)
             else:
                 array = np.asarray(image.dataobj, np.float32)
                 image.dataobj.file_like.read(1)  # the end of a gzip stream, where its checksum is compared
@@ -185,9 +204,16 @@ def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.f
         image.to_filename(temporary)
 
 
-def synthetic_descrip(version: str) -> str:
-    """The header text of every translated image: the notice comes first, since a header holds 79 characters."""
-    return f"{NOTICE}, v{version}"[:79]
+def synthetic_descrip(what: str) -> str:
+    """The header text of every synthetic image: the notice comes first, since a header holds 79 characters."""
+    return f"{NOTICE}, {what}"[:79]
+
+
+def _affine_mm(image) -> np.ndarray:
+    """The affine in mm, whatever unit the header has."""
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    return affine
 
 
 @contextlib.contextmanager

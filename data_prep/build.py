@@ -38,7 +38,6 @@ from data_prep.splits import DOMAINS, SPLITS
 
 log = logging.getLogger(__name__)
 
-SPLIT_FILE = "splits.tsv"
 SHARD_BYTES = 256 * 2**20
 SHARD_SCANS = 4  # enough shards for all workers where scans are small; a constant, so that workers change no byte
 BYTES_PER_VOXEL = 2
@@ -133,8 +132,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--split-file", metavar="FILE",
-        help=f"divide as this table says: RECORDS/{SPLIT_FILE} of an earlier data set of the same key, or your own "
-        f"with the columns subject and split ({', '.join(SPLITS)} or {splits.LEFT_OUT})",
+        help=f"divide as this table says: RECORDS/{workspace.SPLIT_FILE} of an earlier data set of the same key, or "
+        f"your own with the columns subject and split ({', '.join(SPLITS)} or {splits.LEFT_OUT})",
     )  # fmt: skip
     parser.add_argument(
         "--disjoint",
@@ -320,7 +319,7 @@ def build(
         if not all_there or info != before.info:
             files = {name: _file(o["fingerprint"], folder, before) for name, o in shards.items()}
             with workspace.publishing(out, info, files, before) as new:
-                _write_split_file(new / SPLIT_FILE, places, sites, key)
+                _write_split_file(new / workspace.SPLIT_FILE, places, sites, key)
     return info
 
 
@@ -362,6 +361,12 @@ def _check_output(out: Path) -> None:
         raise InputError(f"{out} is a file; --out must be a folder.")
     if not (out / workspace.DATASET).exists() and any(out.iterdir()):
         raise InputError(f"{out} holds files that are no data set; give another --out.")
+    for path in sorted(out.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and path.name not in workspace.FOLDERS:
+            raise InputError(
+                f"{out} holds the folder {path.name}, which is no part of a data set and would be lost when it is "
+                "replaced; move it away, or give another --out."
+            )
 
 
 def _before(out: Path, request: str, overwrite: bool) -> workspace.Previous | None:

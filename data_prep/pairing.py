@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import itertools
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +24,7 @@ from cyclescan.command import progress
 from cyclescan.errors import InputError
 from cyclescan.files import replacing, sha256, write_json
 from cyclescan.volume import spacing_of
+from data_prep.parallel import processes
 
 if TYPE_CHECKING:
     from data_prep.registration import Map
@@ -78,16 +77,19 @@ def pair(
         volume with the template of its domain and of the two atlases with each other.
 
     Raises:
-        InputError: the folder is no data set, or a volume has no partner from another subject.
+        InputError: the folder is no data set, a volume has no partner from another subject, or the model is of other
+            domains or another voxel size.
     """
     from data_prep import registration
 
     folder = Path(folder)
-    records.read_info(folder)
+    info = records.read_info(folder)
     if per_volume < 1 or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
+    if seed < 0:
+        raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
-    translate = {d: _translate_with(model, f"{d}2{other}") for d, other in OTHER.items()}
+    translate = {d: _translate_with(model, f"{d}2{other}", info) for d, other in OTHER.items()}
     partners = _choose(entries, per_volume, seed)
     # each volume is read, aligned, in each round deformed and settled, and at last warped
     work = (3 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
@@ -131,13 +133,21 @@ def pair(
     return facts
 
 
-def _translate_with(model: str | Path | None, direction: str) -> Callable[[Entry], np.ndarray | None]:
+def _translate_with(model: str | Path | None, direction: str, info: dict) -> Callable[[Entry], np.ndarray | None]:
     if model is None:
         return lambda entry: None
     from cyclescan.inference.translator import Translator
 
     translator = Translator.load(model, direction)
+    names, spacings = zip(*((_names(about), about["spacing_mm"]) for about in (info, translator.data)), strict=True)
+    if names[0] != names[1] or not np.allclose(*spacings, rtol=1e-3):
+        ours, its = (f"{n} at {' x '.join(f'{v:g}' for v in s)} mm" for n, s in zip(names, spacings, strict=True))
+        raise InputError(f"--model {model} is of {its}; these records are of {ours}.")
     return lambda entry: translator.translate_array(records.decode(records.read_at(*entry)).voxels)
+
+
+def _names(data: dict) -> str:
+    return ", ".join(f"{domain}={data['domains'][domain]['name']}" for domain in OTHER)
 
 
 def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict[str, list[list[int]]]:
@@ -163,24 +173,15 @@ def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict
 
 @contextlib.contextmanager
 def _pool(workers: int, bar) -> Iterator[Callable]:
-    """A function that maps another over tuples of arguments in `workers` processes, in order, and moves the bar."""
+    """`processes`, and each result moves the bar."""
 
     def counted(results):
         for result in results:
             bar.update()
             yield result
 
-    if workers == 1:
-        yield lambda function, arguments: counted(itertools.starmap(function, arguments))
-        return
-    # spawn: a forked child would inherit the state of TensorFlow's threads
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield lambda function, arguments: counted(pool.imap(_call, [(function, a) for a in arguments]))
-
-
-def _call(job: tuple[Callable, tuple]):
-    function, arguments = job
-    return function(*arguments)
+    with processes(workers) as starmap:
+        yield lambda function, arguments: counted(starmap(function, arguments))
 
 
 def _coarse_image(entry: Entry):

@@ -117,7 +117,7 @@ def find(path: str | os.PathLike) -> list[Scan]:
 
 def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
     files = sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix())
-    paths = [p for p in files if volume.is_nifti(p)]
+    paths = [p for p in files if volume.is_nifti(p) and not volume.is_doubt_map(p)]
     if chosen_by or not paths:
         return _of_dicom(folder, chosen_by)
     stems = Counter(volume.stem(p) for p in paths)

@@ -29,7 +29,9 @@ from data_prep.splits import DOMAINS, SPLITS
 log = logging.getLogger(__name__)
 
 DATASET = "dataset.json"
+SPLIT_FILE = "splits.tsv"
 PAIRS = "pairs"
+FOLDERS = (*SPLITS, PAIRS)
 PARTIAL = ".partial"
 SHARD, FACTS = ".tfrecord", ".json"
 
@@ -185,7 +187,8 @@ def publishing(out: Path, info: dict, shards: Mapping[str, Path], before: Previo
         out: RECORDS.
         info: what dataset.json will say.
         shards: the file of each shard by its name in the data set.
-        before: the data set that is at `out`; its pseudo-pairs stay where its training shards stay.
+        before: the data set that is at `out`; its pseudo-pairs stay where its training shards stay, and so do files
+            that are not the data set's, such as the lists of `data_prep qc`.
     """
     with replacing(out) as folder:
         for split in SPLITS:
@@ -198,6 +201,9 @@ def publishing(out: Path, info: dict, shards: Mapping[str, Path], before: Previo
                 shutil.copytree(out / PAIRS, folder / PAIRS, copy_function=_link)
             else:
                 log.warning("The pseudo-pairs of %s were of other training scans; make new ones: data_prep pair.", out)
+        for path in out.iterdir() if out.is_dir() else ():
+            if path.is_file() and not path.name.startswith(".") and path.name not in (DATASET, SPLIT_FILE):
+                _link(path, folder / path.name)
         write_json(folder / DATASET, info)
 
 

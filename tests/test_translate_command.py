@@ -76,7 +76,7 @@ def test_the_command_line_on_one_file(run, scan, tmp_path):
         np.testing.assert_allclose(getattr(after, form)(), getattr(before, form)(), atol=1e-4)
     assert after.header["sform_code"] == after.header["qform_code"] == 1
     assert after.get_data_dtype() == np.float32
-    assert after.header["descrip"].item().decode() == volume.synthetic_descrip(__version__)
+    assert after.header["descrip"].item().decode() == volume.synthetic_descrip(f"v{__version__}")
     assert b"synthetic" in after.header["descrip"].item()
     expected = Translator.load(run.path, "a2b").translate_volume(volume.read(scan)).array
     np.testing.assert_allclose(after.get_fdata(), expected, atol=1e-4 * 2500)

@@ -18,7 +18,9 @@ SMOOTHING = 1.0  # voxels; single voxels of either part are mostly noise
 PART = 0.75  # of the height and of the width that a cut leaves
 
 
-def parts(array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int) -> dict:
+def parts(
+    array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int, mirrored: bool = False
+) -> dict:
     """The parts of which doubt is made, each float32 (depth, height, width), not negative, in units of [-1, 1].
 
     Args:
@@ -26,18 +28,20 @@ def parts(array: np.ndarray, translated: np.ndarray, there: Translate, back: Tra
         translated: its translation.
         there, back: translate an array from the first domain to the second, and the other way.
         stride: voxels between those of the coarsest grid of the network.
+        mirrored: both translate the mirrored volume as well and give the mean, so that this view shows nothing.
 
     Returns:
         "cycle": what the way there and back changes; "views": standard deviation of the answers to different views.
     """
-    views = [translated, there(np.ascontiguousarray(array[::-1]))[::-1], _shifted(array, there, stride // 2)]
-    views += [_cut(array, there)]
+    views = [translated, _shifted(array, there, stride // 2), _cut(array, there)]
+    if not mirrored:
+        views.append(there(np.ascontiguousarray(array[::-1]))[::-1])
     return {"cycle": _smooth(np.abs(back(translated) - array)), "views": _smooth(np.std(views, axis=0))}
 
 
-def doubt(array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int) -> np.ndarray:
-    """The sum of the `parts`, at most 2; takes as long as five translations more."""
-    return np.minimum(sum(parts(array, translated, there, back, stride).values()), 2.0)
+def doubt(*arguments, **options) -> np.ndarray:
+    """The sum of the `parts`, which has the same arguments, at most 2; takes as long as five translations more."""
+    return np.minimum(sum(parts(*arguments, **options).values()), 2.0)
 
 
 def _shifted(array: np.ndarray, there: Translate, by: int) -> np.ndarray:

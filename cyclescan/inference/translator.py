@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import __version__, guard, pretrained
+from cyclescan import guard, pretrained
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json
@@ -131,7 +131,10 @@ class Translator:
         if back:
             one_way = (weights, window, overlap, mirror)
             translator = cls.load(model, direction, *one_way)
-            translator.back = cls.load(model, direction[::-1], *one_way)
+            try:
+                translator.back = cls.load(model, direction[::-1], *one_way)
+            except InputError as error:
+                raise InputError(f"Doubt (--doubt) needs the way back, {direction[::-1]}, too: {error}") from error
             return translator
         path = Path(model)
         if direction not in checkpoints.DIRECTIONS:
@@ -145,7 +148,12 @@ class Translator:
         if found is None:
             raise InputError(
                 f"{path} is neither a training run (with a config.json) nor an exported model (with a card.json or a "
-                f"{saved_model.GRAPH})."
+                f"{saved_model.GRAPH})"
+                + (
+                    ", and hides the model of this name that comes with cyclescan."
+                    if str(model) in pretrained.names()
+                    else "."
+                )
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")
@@ -166,12 +174,12 @@ class Translator:
             step=facts["step"],
             sha256=saved_model.identity(checkpoints.checksums(checkpoint)),
             preset=run.preset,
-            cyclescan_version=__version__,
+            cyclescan_version=run.cyclescan_version,
         )
         return cls(network_of(generator), run.config, run.data, direction, origin, *settings)
 
     @classmethod
-    def _from_saved_model(cls, given, path, card, direction, window, *settings) -> Translator:
+    def _from_saved_model(cls, given_path, path, card, direction, window, *settings) -> Translator:
         config = Config.from_dict(card["config"])
         sliding_window.check_settings(window, settings[0], config.stride)
         import tensorflow as tf
@@ -180,9 +188,14 @@ class Translator:
             loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"The model {path} cannot be loaded ({str(error).splitlines()[0]}).") from error
-        origin = Origin.of_card(card, str(given), "saved_model")
+        origin = Origin.of_card(card, str(given_path), "saved_model")
 
         def network(array, window, overlap, progress):
+            if array.size > card["max_voxels"]:
+                raise InputError(
+                    f"A volume of {array.size} voxels is larger than the exported model {given_path} takes, which are "
+                    f"{card['max_voxels']}; export it again with a larger --max-voxels."
+                )
             # `loaded` owns the variables, so it has to live as long as its signature does
             given = {"volume": array, "window": window, "overlap": np.float32(overlap)}
             result = loaded.signatures["scaled"](**{name: tf.constant(value) for name, value in given.items()})
@@ -260,7 +273,8 @@ class Translator:
         Returns:
             The same shape, float32, on [0, 2], in the unit in which translations have [-1, 1].
         """
-        return doubt.doubt(array, translated, self.translate_array, self.back.translate_array, self.stride)
+        there, back = self.translate_array, self.back.translate_array
+        return doubt.doubt(array, translated, there, back, self.stride, mirrored=self.mirror)
 
     def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
         """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.

@@ -7,6 +7,7 @@ the affine before and after, so that no rounding is repeated on the way back.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import nibabel as nib
@@ -14,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from cyclescan.errors import InputError
-from cyclescan.volume import CANONICAL_AXES, Volume, spacing_of
+from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, Volume, spacing_of
 
 SAME_SPACING = 1e-3  # relative; the difference over 500 voxels is half a voxel
 FWHM_OF_SD = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian
@@ -51,7 +52,7 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
     `anti_aliasing`.
 
     Raises:
-        InputError: a spacing is not positive.
+        InputError: a spacing is not positive, or so small that the result would be too large.
     """
     spacing_mm = tuple(float(s) for s in spacing_mm)
     if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
@@ -59,6 +60,12 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
     ratio = np.asarray(spacing_mm) / volume.spacing_mm
     ratio[np.abs(ratio - 1) < SAME_SPACING] = 1.0
     shape = tuple(max(1, round(n / r)) for n, r in zip(volume.shape, ratio, strict=True))
+    if math.prod(shape) > MAX_VOXELS:
+        new, old = (" x ".join(f"{s:g}" for s in spacing) for spacing in (spacing_mm, volume.spacing_mm))
+        raise InputError(
+            f"At {new} mm a scan with voxels of {old} mm has {math.prod(shape)} of them; at most {MAX_VOXELS} are "
+            "allowed. Is the voxel size in its header right?"
+        )
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, :3] * ratio
     centre_before = volume.affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2)

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclescan import __version__
+from cyclescan import NOTICE, __version__
 from cyclescan.config import Config
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, recover, remove_folder, replacing, sha256, write_json
@@ -415,7 +415,8 @@ def publish(run: Run, folder: str | Path, weights: str | int = "last", direction
             np.savez_compressed(path / _published(direction), *values)
         files = {file.name: sha256(file) for file in sorted(path.iterdir())}
         kept = {key: facts[key] for key in ("step", "versions", "config")}
-        write_json(path / "checkpoint.json", {**kept, "published": True, "whole": False, "sha256": files})
+        about = {"notice": NOTICE, **kept, "published": True, "whole": False, "sha256": files}
+        write_json(path / "checkpoint.json", about)
         dataclasses.replace(run, path=temporary, records="").write()
     return folder
 

@@ -27,6 +27,7 @@ class CycleGAN(tf.Module):
         config: of the run.
         seed: of everything that chance decides.
         distribution: the devices; by default one. A batch given to a step is this worker's share of `batch_size`.
+        finest_plane: the two axes of a batch with the smallest voxel size, see `losses.noise_sd`.
 
     Attributes:
         generators: "a2b" and "b2a".
@@ -37,10 +38,17 @@ class CycleGAN(tf.Module):
         step: number of steps taken, int64.
     """
 
-    def __init__(self, config: Config, seed: int, distribution: Distribution | None = None):
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        distribution: Distribution | None = None,
+        finest_plane: tuple[int, int] = (2, 3),
+    ):
         super().__init__(name="cyclegan")
         self.config = config
         self.seed = seed
+        self.finest_plane = finest_plane
         self.distribution = distribution or Distribution()
         # these are on every worker, not on every replica; a replica only reads them
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -116,8 +124,11 @@ class CycleGAN(tf.Module):
         return self._step(batch, terms, discriminators)
 
     @tf.function
-    def train_step(self, batch: dict) -> tuple[dict, dict]:
+    def train_step(self, batch: dict, back: bool = True) -> tuple[dict, dict]:
         """One step of generators and discriminators, the latter on the volumes that the former made in it.
+
+        Args:
+            batch, back: as for `warmup_step`.
 
         Returns:
             losses: by name, unweighted.
@@ -125,7 +136,8 @@ class CycleGAN(tf.Module):
                 discriminator is right, the loss scale. Unlike a loss, a norm is infinite where float16 overflows; such
                 a step changes the loss scale and nothing else.
         """
-        return self._step(batch, self._generator_terms, self.adversarial)
+        terms = functools.partial(self._generator_terms, back=back and self.config.lambda_back > 0)
+        return self._step(batch, terms, self.adversarial)
 
     def _step(self, batch: dict, generator_terms, discriminators: bool) -> tuple[dict, dict]:
         def on_replica(share: dict) -> tuple[dict, dict, dict]:
@@ -253,12 +265,12 @@ class CycleGAN(tf.Module):
                     for n in range(batch_size)
                 ]
             )
-            given += tf.cast(losses.noise_sd(batch[f"real_{target}"]) * noise, given.dtype)
+            given += tf.cast(losses.noise_sd(batch[f"real_{target}"], self.finest_plane) * noise, given.dtype)
             result = self._translate(f"{target}2{source}", given)
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
         return terms
 
-    def _generator_terms(self, batch: dict, drawn: tf.Tensor) -> tuple[dict, dict]:
+    def _generator_terms(self, batch: dict, drawn: tf.Tensor, back: bool) -> tuple[dict, dict]:
         config, terms, fakes = self.config, {}, {}
         for source, target in (("a", "b"), ("b", "a")):
             direction = f"{source}2{target}"
@@ -287,7 +299,7 @@ class CycleGAN(tf.Module):
                 cycled = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
-        if config.lambda_back:
+        if back:
             terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 

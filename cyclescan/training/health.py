@@ -59,7 +59,7 @@ class Health:
         found = {}
         for direction, what in seen.items():
             m = what.measures
-            if m["variety"] < ALIKE:
+            if m.get("variety", 1.0) < ALIKE:
                 found[f"collapsed {direction}"] = (
                     f"{direction} looks collapsed: its translations differ from one another by "
                     f"{100 * m['variety']:.1f} % of the variance between real volumes, whatever the source; "

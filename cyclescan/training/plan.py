@@ -23,6 +23,14 @@ GIB = 2**30
 GPU_RESERVE = 1.3 * GIB
 # What a process took beyond its tensors on a CPU: program, graphs, oneDNN (measured: 0.2 to 0.7 GiB).
 HOST_RESERVE = 0.7 * GIB
+# What a container may use and does, by version of Linux's control groups (2, 1).
+CONTAINER = tuple(
+    (Path("/sys/fs/cgroup") / limit, Path("/sys/fs/cgroup") / used)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    )
+)
 SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)  # of the edges of a patch, to be tried
 
 
@@ -92,12 +100,19 @@ def present() -> Device:
 
 
 def _available() -> int:
-    """Bytes of host memory that a program can still have; where Linux does not tell, all there is."""
+    """Bytes of host memory that a program, also in a container, can still have; where Linux does not tell, all."""
     source = Path("/proc/meminfo")
     if not source.exists():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     lines = source.read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    for limit, used in CONTAINER:
+        try:
+            # without a limit the file says "max" (version 2) or a number beyond all memory (version 1)
+            free = min(free, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return max(0, free)
 
 
 def alternatives(config: Config, networks: Networks) -> Iterator[Choice]:

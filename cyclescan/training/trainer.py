@@ -8,6 +8,7 @@ import errno
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,8 +67,8 @@ def train(
         seed: of weights, order, patches, augmentation, dropout and pools.
         minutes: stop after this time (all sessions of the run together); the schedule is shortened to fit. A resumed
             run keeps what it was begun with, unless that time is over: then it goes on to its last step.
-        checkpoint_every: steps between checkpoints; by default a tenth of the run. The last step always has one. A
-            resumed run keeps what it was begun with.
+        checkpoint_every: steps between checkpoints; by default a tenth of the run, of its time if that ends it. The
+            last step always has one. A resumed run keeps what it was begun with.
         resume: continue from the last checkpoint, or from the beginning where there is none yet. A run that does not
             exist is begun: so the same call begins a run and restarts it.
         on_checkpoint: called with the step and the networks after each checkpoint.
@@ -111,7 +112,7 @@ def train(
 def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at) -> Run:
     folder, config = run.path, run.config
     plan.warn(dataclasses.replace(config, batch_size=config.batch_size // devices.replicas))
-    model = CycleGAN(config, run.seed, devices)
+    model = CycleGAN(config, run.seed, devices, _finest_plane(run.data["spacing_mm"]))
     state = model.state()
     facts = _restored(devices, run, state, resume_from) if resume else {}
     first = int(model.step)
@@ -121,9 +122,15 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     if resume:
         log.info("resumed at step %d of %s", first, folder)
         if "minutes" not in asked and run.minutes is not None and elapsed >= 60 * run.minutes:
-            log.info("its %g minutes are over; it goes on to step %d", run.minutes, config.steps)
+            log.info(
+                "its %g minutes are over; it goes on to step %d by the schedule of steps, %.0f %% of which are done",
+                run.minutes,
+                config.steps,
+                100 * first / config.steps,
+            )
             run = dataclasses.replace(run, minutes=None)
     minutes, every = run.minutes, run.checkpoint_every or max(1, math.ceil(config.steps / 10))
+    by_time = minutes is not None and not run.checkpoint_every  # a tenth of a run that ends by the clock is one of it
     out_of_time = minutes is not None and elapsed >= 60 * minutes
     unscored = facts.get("score", 0.0) is None  # the session before was stopped before it knew it
     stalled = devices.from_chief(lambda: validation.stalled(run))
@@ -141,6 +148,7 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     began = time.monotonic() - elapsed
     due = sorted(60 * at for at in checkpoint_at if 60 * at > elapsed)
     step = saved = first
+    tenths = int(10 * _fraction(first, config.steps, elapsed, minutes))
 
     def save(more: dict) -> None:
         journal.sync()
@@ -199,7 +207,9 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
                 board.scalars("schedule", {"learning_rate": rate}, step)
                 health.look_at_losses(step, _log(journal, step, seconds, recent, bar))
                 recent, waited, busy = [], 0.0, 0.0
-            if step % every == 0 or last or (due and seconds >= due[0]):
+            before, tenths = tenths, int(10 * _fraction(step, config.steps, seconds, minutes))
+            planned = tenths > before if by_time else step % every == 0
+            if planned or last or (due and seconds >= due[0]):
                 due = [at for at in due if at > seconds]
                 save({"progress": fraction, **validate()})
                 saved = step
@@ -308,13 +318,21 @@ def _resumed(chosen: Run, asked: dict) -> Run:
 
 
 def _check_patch(data: Path, config: Config) -> None:
-    first = records.entries(data, "train", "a")[0]
-    shape = records.decode(records.read_at(*first)).voxels.shape
-    if any(p > 2 * n for p, n in zip(config.patch_shape, shape, strict=True)):
-        raise InputError(
-            f"patch_shape {','.join(map(str, config.patch_shape))} is more than twice the volumes of {data}, "
-            f"which have {','.join(map(str, shape))} voxels; choose a smaller one with --set patch_shape=D,H,W."
-        )
+    for domain in ("a", "b"):
+        first = records.entries(data, "train", domain)[0]
+        shape = records.decode(records.read_at(*first)).voxels.shape
+        if any(p > 2 * n for p, n in zip(config.patch_shape, shape, strict=True)):
+            raise InputError(
+                f"patch_shape {','.join(map(str, config.patch_shape))} is more than twice the volumes of {data}, "
+                f"which have {','.join(map(str, shape))} voxels in domain {domain}; choose a smaller one with --set "
+                "patch_shape=D,H,W."
+            )
+
+
+def _finest_plane(spacing_mm: list[float]) -> tuple[int, int]:
+    """The two axes of a batch whose voxels are smallest, of equal ones the later."""
+    first, second = sorted(range(3), key=lambda axis: (spacing_mm[axis], -axis))[:2]
+    return min(first, second) + 1, max(first, second) + 1
 
 
 def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
@@ -330,11 +348,16 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
 def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int, devices: Distribution):
     share = {"worker": devices.worker, "workers": devices.workers}
     paired = config.lambda_pair > 0
-    return iter(
-        dataset.batches(
+    try:
+        yield from dataset.batches(
             streams, config.patch_shape, config.batch_size, seed, config.augment, paired, start=first, **share
         )
-    )
+    except tf.errors.OpError as error:
+        # what `Stream.read` raises comes in TensorFlow's words
+        found = re.search(r"InputError: (.*)", str(error))
+        if found is None:
+            raise
+        raise InputError(found.group(1)) from error
 
 
 @contextlib.contextmanager
@@ -374,11 +397,12 @@ def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> f
 def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dict]:
     """The kind of step that this part of the run asks for."""
     config = model.config
+    back = fraction >= config.back_from
     if not (config.lambda_pair > 0 and fraction < config.warmup):
-        return model.train_step(batch)
+        return model.train_step(batch, back=back)
     adversarial_phase = model.adversarial and config.warmup < 1
     soon = fraction >= config.warmup - config.discriminator_warmup
-    return model.warmup_step(batch, discriminators=adversarial_phase and soon, back=fraction >= config.back_from)
+    return model.warmup_step(batch, discriminators=adversarial_phase and soon, back=back)
 
 
 def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, float]:

@@ -131,14 +131,16 @@ class Validation:
         cells = _cells(translated, self._factors)
         distance = target.distance(cells)
         shared = float(np.mean([2 - 2 / nmi(a, b) for a, b in zip(translated, source, strict=True)]))
-        return {
+        measures = {
             "score": distance / max(shared, LEAST_SHARED) ** SHARED_POWER,
             "distance": distance,
             "shared": shared,
             "negative_distance": target.distance(-cells),
-            "variety": float(cells.var(0).mean() / max(target.variance, np.finfo(np.float32).eps)),
             "ends": _share_at_the_ends(translated) - target.ends,
         }
+        if len(cells) > 1 and target.variance > 0:
+            measures["variety"] = float(cells.var(0).mean() / target.variance)
+        return measures
 
 
 def score(seen: Mapping[str, Seen]) -> float:

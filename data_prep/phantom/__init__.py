@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cyclescan.command import progress
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, write_text
 from cyclescan.volume import Volume, write
+from data_prep.parallel import processes
 from data_prep.phantom import anatomy, lesions, scanner
 from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
 
@@ -125,12 +125,9 @@ def write_cohort(
     for name in TYPES:
         make_folder(out / name)
     task = functools.partial(_write_subject, out, seed, shape, spacing_mm)
-    numbers = range(subjects)
-    if workers == 1 or subjects == 1:
-        rows = list(progress(map(task, numbers), total=subjects, unit="knee"))
-    else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, subjects)) as pool:
-            rows = list(progress(pool.imap(task, numbers), total=subjects, unit="knee"))
+    numbers = [(number,) for number in range(subjects)]
+    with processes(min(workers, subjects)) as starmap:
+        rows = list(progress(starmap(task, numbers), total=subjects, unit="knee"))
     columns = list(rows[0])
     lines = ["\t".join(columns), *("\t".join(str(row[c]) for c in columns) for row in rows)]
     write_text(out / "participants.tsv", "\n".join(lines) + "\n")

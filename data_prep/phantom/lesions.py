@@ -34,7 +34,7 @@ EDGE_MM = 2.0  # over which a lesion fades out
 def plant(tissues: Tissues, kind: str, spacing_mm, rng: np.random.Generator) -> tuple[Tissues, np.ndarray]:
     """Turn a part of a tissue into fluid.
 
-    The place is drawn from where the tissue is; that of a lesion with many tissues of its kind around it is likelier.
+    The place is drawn from where the tissue is; voxels that it fills are likelier than those that it shares.
 
     Args:
         tissues: of one knee.
