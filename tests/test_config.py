@@ -33,13 +33,22 @@ def test_dictionary_round_trip():
         ("augment=maybe", "true or false"),
         ("warmup=2", "between 0 and 1"),
         ("discriminator_dropout=1", "[0, 1)"),
+        ("beta_1=1", "[0, 1)"),
         ("learning_rate=0", "positive"),
+        ("learning_rate=nan", "positive"),
+        ("pool_size=-1", "at least 0"),
+        ("generator_kernel=0", "at least 1"),
     ],
 )
 def test_wrong_settings_are_named(setting, sentence):
     with pytest.raises(InputError) as error:
         Config().with_settings([setting])
     assert sentence in str(error.value)
+
+
+def test_generators_need_something_to_learn_from():
+    with pytest.raises(InputError, match=r"lambda_adversarial, lambda_cycle, .* are all 0"):
+        Config().with_settings(["lambda_adversarial=0", "lambda_cycle=0", "lambda_r1=1"])
 
 
 def test_unknown_preset_lists_the_known():

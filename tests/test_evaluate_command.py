@@ -248,3 +248,18 @@ def test_paths_that_are_wrong(call, folders):
     refused(call(reference="notes.txt"), "not a NIfTI file")
     put(folders / "predicted" / "site" / "sub-1.nii", made(1))
     refused(call(), "have the same name; remove one")
+
+
+def test_maps_of_doubt_and_hidden_files_are_no_predictions(call, folders):
+    for name in ("sub-1_doubt.nii.gz", ".sub-3.nii.gz"):
+        put(folders / "predicted" / "site" / name, made(3))
+    code, _, err = call()
+    assert code == 0 and "failed" not in err
+
+
+def test_what_is_written_names_no_folder(call, folders):
+    put(folders / "predicted" / "site" / "sub-1.nii.gz", np.zeros(SHAPE))
+    assert call()[0] == 1
+    written = (folders / "out" / "metrics.json").read_text()
+    assert "the predicted volume is constant" in written and str(folders) not in written
+    assert "not for clinical use" in written

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import ndimage
 
 from cyclescan import losses
 
@@ -79,3 +80,13 @@ def test_noise_is_measured_through_edges():
     found = np.asarray(losses.noise_sd(noisy.astype(np.float32)))
     assert found.shape == (2, 1, 1, 1, 1)
     np.testing.assert_allclose(found.ravel(), [0.02, 0.1], rtol=0.1)
+
+
+def test_noise_is_measured_in_the_finest_plane():
+    """Between thick slices, here along height, the anatomy differs as if it were noise."""
+    rng = np.random.default_rng(0)
+    anatomy = ndimage.gaussian_filter(rng.normal(size=(24, 32, 24)), (1.5, 0.3, 1.5))
+    noisy = anatomy / anatomy.std() * 0.3 + rng.normal(size=anatomy.shape) * 0.02
+    noisy = noisy[None, ..., None].astype(np.float32)
+    assert float(losses.noise_sd(noisy, (1, 3)).numpy().item()) == pytest.approx(0.02, rel=0.4)
+    assert float(losses.noise_sd(noisy).numpy().item()) > 0.04

@@ -395,3 +395,49 @@ def test_doubt_is_written_beside_the_result(call, run, scan, tmp_path):
 def test_doubt_never_replaces_the_scan(call, tmp_path):
     scan = write_scan(tmp_path / "scan_doubt.nii.gz")
     refused(call(scan, tmp_path / "scan.nii.gz", "--doubt"), f"The output {scan} is the input itself")
+
+
+def test_doubt_of_an_earlier_result_goes_with_it(call, scan, tmp_path):
+    for more, left in (("--doubt",), ["ct.json", "ct.nii.gz", "ct_doubt.nii.gz"]), ((), ["ct.json", "ct.nii.gz"]):
+        assert call(scan, tmp_path / "out" / "ct.nii.gz", *more)[0] == 0
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == left
+
+
+def test_maps_of_doubt_are_no_scans(call, scan, tmp_path):
+    assert call(scan.parent, tmp_path / "ct", "--doubt")[0] == 0
+    assert call(tmp_path / "ct", tmp_path / "back", direction="b2a")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["sub-0001.json", "sub-0001.nii.gz"]
+
+
+def test_a_scan_is_never_overwritten(call, scan, tmp_path):
+    real = write_scan(tmp_path / "real" / "sub-0001.nii.gz", seed=7)
+    before = real.read_bytes()
+    refused(call(scan, real), f"{real} exists and is no result of a translation")
+    code, said = call(scan.parent, real.parent)
+    assert code == 2 and "exists and is no result of a translation" in said
+    assert real.read_bytes() == before
+    # the JSON file of a scan that is elsewhere
+    (tmp_path / "bids.json").write_text('{"EchoTime": 0.005}')
+    refused(call(scan, tmp_path / "bids.nii.gz"), "bids.json exists and is not of a translation")
+    # an earlier result is replaced
+    assert [call(scan, tmp_path / "ct.nii.gz")[0] for _ in range(2)] == [0, 0]
+
+
+def test_the_output_within_the_input_is_not_searched(call, scan):
+    for _ in range(2):
+        assert call(scan.parent, scan.parent / "out")[0] == 0
+        assert sorted(p.name for p in scan.parent.rglob("*.nii.gz")) == ["sub-0001.nii.gz"] * 2
+
+
+def test_doubt_needs_both_ways(call, run, scan, tmp_path):
+    from cyclescan.export import export
+
+    out = export(run.path, tmp_path / "model")
+    refused(call(scan, tmp_path / "x.nii.gz", "--doubt", model=out / "a2b"), "--doubt. needs the way back, b2a, too: ")
+
+
+def test_an_exported_model_says_what_it_takes(call, run, scan, tmp_path):
+    from cyclescan.export import export
+
+    out = export(run.path, tmp_path / "model", max_voxels=1000)
+    refused(call(scan, tmp_path / "x.nii.gz", model=out), r"of \d+ voxels is larger .* takes, which are 1000")

@@ -186,6 +186,14 @@ def test_inputs_and_other_folders_are_never_replaced(call, tmp_path):
     assert call(tmp_path / "in", tmp_path / "out")[0] == 0  # an earlier result is replaced
 
 
+def test_a_synthetic_series_does_not_replace_itself(call, tmp_path):
+    write_knee(tmp_path / "mr")
+    assert call(tmp_path / "mr", tmp_path / "ct")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ct").iterdir()}
+    refused(call(tmp_path / "ct", tmp_path / "ct", direction="b2a"), "is the input itself")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ct").iterdir()} == before
+
+
 def test_folders_without_a_scan(call, tmp_path):
     array, affine = knee()
     save(slices(array, affine, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "loc")

@@ -8,6 +8,7 @@ import pytest
 
 from cyclescan import files, volume
 from cyclescan.errors import InputError
+from cyclescan.volume import Volume
 from tests.data_prep.scan_files import AFFINE, BROKEN, save, voxels
 
 
@@ -139,3 +140,19 @@ def test_volumes_and_records_do_not_import_tensorflow():
         "records.decode(records.encode(r)); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_other_units_become_millimetres(tmp_path):
+    volume.write(Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.diag([2, 3, 4, 1.0])), tmp_path / "mm.nii")
+    for unit, factor in (("micron", 0.001), ("meter", 1000), ("unknown", 1)):
+        image = nib.load(tmp_path / "mm.nii")
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / f"{unit}.nii")
+        assert volume.read(tmp_path / f"{unit}.nii").spacing_mm == pytest.approx((2 * factor, 3 * factor, 4 * factor))
+        assert volume.read_header(tmp_path / f"{unit}.nii")[1][2, 2] == pytest.approx(4 * factor)
+
+
+def test_axes_of_length_one_behind_a_series(tmp_path):
+    array = np.random.default_rng(0).normal(size=(3, 4, 5, 6, 1)).astype(np.float32)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "five.nii.gz")
+    np.testing.assert_array_equal(volume.read(tmp_path / "five.nii.gz", 2).array, array[..., 2, 0])

@@ -1,5 +1,6 @@
 """`data_prep pair`: what is written, and that it is better than what it began with."""
 
+import os
 import shutil
 
 import numpy as np
@@ -10,8 +11,10 @@ from cyclescan.errors import InputError
 from cyclescan.files import read_json, sha256, write_json
 from data_prep import __main__ as data_prep
 from data_prep import pairing
+from data_prep.parallel import processes
 from data_prep.phantom import make_subject
 from tests.conftest import write_records
+from tests.inference import tiny
 
 SHAPE = (16, 32, 32)
 KNEES = 6  # for each domain
@@ -103,7 +106,7 @@ def test_translations_bring_partners_closer(knees, tmp_path, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
 
-    def translations(model, direction):
+    def translations(model, direction, info):
         assert model == "runs/first"
         return lambda entry: truth[direction[0], records.decode(records.read_at(*entry)).subject]
 
@@ -116,6 +119,18 @@ def test_translations_bring_partners_closer(knees, tmp_path, monkeypatch):
 
     for domain in ("a", "b"):
         assert np.mean(errors(copy, domain)) < 0.9 * np.mean(errors(folder, domain))
+
+
+def test_a_model_of_other_records_is_refused(tmp_path):
+    folder, run = write_records(tmp_path / "records"), tiny.write_run(tmp_path / "run")
+    its = "a=ciss, b=ct at 8 x 8 x 8 mm; these records are of a=ciss, b=dess at 3 x 2 x 2 mm"
+    with pytest.raises(InputError, match=f"is of {its}"):
+        pairing.pair(folder, per_volume=1, workers=1, model=run.path)
+
+
+def test_a_killed_process_ends_it(tmp_path):
+    with pytest.raises(InputError, match="One of 2 processes was killed"), processes(2) as starmap:
+        list(starmap(os._exit, [(1,), (1,)]))
 
 
 def test_command(tmp_path, capsys):

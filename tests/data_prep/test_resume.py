@@ -260,3 +260,18 @@ def test_the_arguments_that_change_no_byte(tmp_path, again, made):
     first = again()
     assert again(workers=3, runner="BundleBasedDirectRunner") == first
     assert len(made) == 1
+
+
+def test_what_else_lies_in_the_data_set_is_not_lost(tmp_path, again):
+    """The lists of `data_prep qc` stay; a folder, a training run perhaps, is refused before any work is done."""
+    out = tmp_path / "records"
+    again()
+    (out / "qc.txt").write_text("s0-1\n")
+    save(tmp_path / "ciss" / "sub-99.nii.gz", voxels(99))
+    again()
+    assert (out / "qc.txt").read_text() == "s0-1\n"
+    (out / "run" / "checkpoints").mkdir(parents=True)
+    save(tmp_path / "ciss" / "sub-98.nii.gz", voxels(98))
+    with pytest.raises(InputError, match="holds the folder run, which is no part of a data set and would be lost"):
+        again()
+    assert (out / "run" / "checkpoints").is_dir()

@@ -118,3 +118,14 @@ def test_the_log_says_what_a_step_needs_and_warns_where_that_is_too_much(monkeyp
         plan.warn(TINY)
     assert [record.levelno for record in caplog.records] == [level]
     assert f"a step needs an estimated {estimate(TINY).device / 2**30:.2f} GiB" in caplog.text
+
+
+def test_a_container_has_less_memory(tmp_path, monkeypatch):
+    whole = plan._available()
+    files = [(tmp_path / "max", tmp_path / "current"), (tmp_path / "none", tmp_path / "none")]
+    monkeypatch.setattr(plan, "CONTAINER", files)
+    files[0][1].write_text("1000\n")
+    files[0][0].write_text("max\n")
+    assert plan._available() == pytest.approx(whole, rel=0.2)
+    files[0][0].write_text("5000000\n")
+    assert plan._available() == 4999000

@@ -1,14 +1,19 @@
 """The loop: what a run leaves on disk, clear errors; test_resume.py has what happens when it does not end well."""
 
 import csv
+import dataclasses
+import itertools
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from cyclescan import records
 from cyclescan import train as train_command
 from cyclescan.config import Config
 from cyclescan.errors import InputError
+from cyclescan.files import read_json
 from cyclescan.training import checkpoints, schedules, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from tests.conftest import SETTINGS, write_records
@@ -59,6 +64,22 @@ def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
     config = CONFIG.with_settings(["steps=100000"])
     run = trainer.train(tiny_records, tmp_path / "run", config, minutes=0.05)
     assert 0 < max(run.checkpoints) < 100000
+
+
+def test_a_run_by_the_clock_has_a_checkpoint_each_tenth_of_its_time(tiny_records, tmp_path, monkeypatch):
+    """A step takes three of the 60 seconds here: one tenth of them is over after the second step."""
+    ticks = itertools.count(0, 0.5)
+    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    run = trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1000"]), minutes=0.5)
+    seconds = [read_json(path / "checkpoint.json")["seconds"] for path in run.checkpoints.values()]
+    assert len(seconds) == 10 and max(run.checkpoints) < 100
+    assert np.allclose(seconds, np.arange(3, 31, 3), atol=2.1)
+
+
+def test_the_finest_plane():
+    assert trainer._finest_plane([3.0, 0.4, 0.4]) == (2, 3)
+    assert trainer._finest_plane([0.8, 4.0, 0.8]) == (1, 3)
+    assert trainer._finest_plane([1.0, 1.0, 1.0]) == (2, 3)
 
 
 def test_translation_gets_the_trained_generator(whole):
@@ -145,7 +166,8 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
         (0.0, [], "warmup"),
         (0.29, [], "warmup"),
         (0.31, [], "warmup with discriminators"),
-        (0.5, [], "adversarial"),
+        (0.5, [], "adversarial and back"),
+        (0.5, ["back_from=0.6"], "adversarial"),
         (0.31, ["lambda_adversarial=0"], "warmup"),
         (0.95, ["warmup=1", "discriminator_warmup=0.5", "back_from=1"], "warmup"),  # nothing to learn for
         (0.0, ["lambda_pair=0"], "adversarial"),
@@ -161,7 +183,19 @@ def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
         def warmup_step(self, batch, discriminators, back):
             return "warmup" + " and back" * back + " with discriminators" * discriminators
 
-        def train_step(self, batch):
-            return "adversarial"
+        def train_step(self, batch, back):
+            return "adversarial" + " and back" * back
 
     assert trainer._take_step(Model(), None, fraction) == kind
+
+
+def test_records_that_are_replaced_meanwhile_end_the_run(tmp_path):
+    """As `data_prep pair` does it; what the shards say of themselves is sound, but it is other volumes."""
+    folder = write_records(tmp_path / "records")
+
+    def replace(step, model):
+        path = folder / "pairs" / "a-00000-of-00001.tfrecord"
+        records.write_shard(path, [dataclasses.replace(r, voxels=-r.voxels) for r in records.read_shard(path)])
+
+    with pytest.raises(InputError, match=r"a-00000-of-00001.tfrecord was replaced or damaged while it was in use"):
+        trainer.train(folder, tmp_path / "run", CONFIG.with_settings(["steps=40"]), on_checkpoint=replace)

@@ -116,6 +116,7 @@ def test_what_the_measures_are(looking):
     assert looking.measure("a2b", -good)["negative_distance"] == pytest.approx(measured["distance"], rel=1e-6)
     assert 0.5 < measured["variety"] < 1.5
     assert looking.measure("a2b", np.repeat(good[:1], len(good), 0))["variety"] == pytest.approx(0, abs=1e-6)
+    assert "variety" not in looking.measure("a2b", good[:1])  # of one volume nothing is known
     assert looking.measure("a2b", np.sign(good))["ends"] > 0.8
     assert abs(looking.measure("a2b", true(noise=0.06))["ends"]) < 0.05
     assert looking.measure("a2b", looking.sources["a"])["shared"] == pytest.approx(1)
