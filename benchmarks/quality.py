@@ -247,7 +247,7 @@ def _plot(results: list[dict], path: Path) -> None:
                 label_once = result["method"].replace("_", " ") if first else None
                 ax.plot(*zip(*points, strict=True), "o-", color=f"C{names.index(result['method'])}", label=label_once)
             ax.set(title=title if row == 0 else None, ylabel=label, xlabel="minutes" if row else None)
-    axes[0][0].legend(fontsize="small")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize="small", ncols=4, loc="outside lower center")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
