@@ -114,9 +114,12 @@ class Config:
         for key in ("discriminator_dropout", "average_decay", "beta_1"):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie in [0, 1).")
-        teaching = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name != "lambda_r1"]
-        if not any(getattr(self, key) for key in teaching):
-            raise InputError(f"{', '.join(teaching)} are all 0; the generators would learn nothing.")
+        names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name != "lambda_r1"]
+        teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())
+        if not teaching:
+            raise InputError(
+                f"{', '.join(names)} are all 0 (lambda_back counts if back_from is 0): generators would learn nothing."
+            )
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be positive.")
 

@@ -40,8 +40,8 @@ class Stream:
 
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
     """The records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
-    entries = tuple(records.entries(folder, split, domain))
-    return Stream(entries, tuple(records.checksum_at(*entry) for entry in entries), domain)
+    entries = records.entries(folder, split, domain)
+    return Stream(tuple(entries), tuple(records.checksums(entries)), domain)
 
 
 def batches(

@@ -62,17 +62,16 @@ def evaluate(
         if error:
             # places are for the terminal: they often carry what identifies a patient
             reason = " ".join(str(error).split())
-            for role in given:
-                if name in pairs[role]:
-                    reason = reason.replace(str(pairs[role][name]), f"the {role} volume")
-                reason = reason.replace(str(given[role]), f"the {role} folder")
+            paths = {str(files[name]): role for role, files in pairs.items() if name in files}
+            for path in sorted(paths, key=len, reverse=True):
+                reason = reason.replace(path, f"the {paths[path]} volume")
             failed[name] = reason
         if done:
             done(name, error)
 
     for name in sorted(pairs["predicted"]):
-        if lacking := [str(given[role]) for role in given if name not in pairs[role]]:
-            ended(name, InputError(f"There is no volume of the same name in {' and '.join(lacking)}."))
+        if lacking := [role for role in given if name not in pairs[role]]:
+            ended(name, InputError(f"There is no {' and no '.join(lacking)} volume of the same name."))
 
     limits = {role: _Limits() for role in (given if source else ("reference",))}
     comparable = []

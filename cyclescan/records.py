@@ -203,17 +203,17 @@ def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[st
     return found
 
 
-def fingerprint(entries: Iterable[tuple[str, int, int]]) -> str:
+def checksums(entries: Iterable[tuple[str, int, int]]) -> list[bytes]:
+    """The checksum of each record, 4 bytes, which stands behind it."""
+    return [read_at(path, offset + length, 4) for path, offset, length in entries]
+
+
+def fingerprint(entries: Iterable[tuple[str, int, int]], checksums: Iterable[bytes]) -> str:
     """SHA-256 of the lengths and checksums of records in their order: others mean other data, or another order."""
     digest = hashlib.sha256()
-    for path, offset, length in entries:
-        digest.update(struct.pack("<Q", length) + checksum_at(path, offset, length))
+    for (_, _, length), checksum in zip(entries, checksums, strict=True):
+        digest.update(struct.pack("<Q", length) + checksum)
     return digest.hexdigest()
-
-
-def checksum_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
-    """The checksum of a record, 4 bytes, which stands behind it."""
-    return read_at(path, offset + length, 4)
 
 
 def index(path: str | os.PathLike) -> list[tuple[int, int]]:
@@ -265,7 +265,7 @@ def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
 
 
 def read_unchanged(path: str | os.PathLike, offset: int, length: int, checksum: bytes) -> bytes:
-    """`read_at`, of a record that had this `checksum_at` earlier.
+    """`read_at`, of a record that had this checksum earlier.
 
     Raises:
         InputError: the file cannot be read, or holds something else now.

@@ -148,12 +148,17 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
         return [(source, output)]
     if output.is_file() and not volumes.is_nifti(output):
         raise InputError(f"{source} is a folder or DICOM, so the output must be a folder too, not the file {output}.")
-    own = _inside(source, output)
-    files = [] if chosen_by or source.is_file() else [p for p in walk(source) if volumes.is_nifti(p) and not own(p)]
+    files = [] if chosen_by or source.is_file() else [p for p in walk(source) if volumes.is_nifti(p)]
     paths = sorted(p for p in files if not volumes.is_doubt_map(p))
     if len(paths) < len(files):
-        log.info("%d maps of doubt in %s are passed over.", len(files) - len(paths), source)
-    found = [each for each in series.find(source) if not own(each.path)]
+        log.info("Maps of doubt in %s that are passed over: %d.", source, len(files) - len(paths))
+    found = series.find(source)
+    if within := _inside(source, output):
+        everything = len(paths) + len(found)
+        paths = [path for path in paths if not within(path)]
+        found = [each for each in found if not within(each.path)]
+        if passed := everything - len(paths) - len(found):
+            log.info("Scans in the output %s that are passed over: %d.", output, passed)
     chosen = rules.choose(found, chosen_by, source) if chosen_by else list(filter(rules.is_candidate, found))
     if not chosen and not paths:
         if found:
@@ -176,11 +181,11 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
     return jobs + _series_jobs(chosen, source, output, nifti)
 
 
-def _inside(source: Path, output: Path) -> Callable[[Path], bool]:
+def _inside(source: Path, output: Path) -> Callable[[Path], bool] | None:
     """Whether a path lies in the output, where that is a folder inside the source: earlier results are no scans."""
     folder = output.resolve()
     if folder == source.resolve() or not folder.is_relative_to(source.resolve()):
-        return lambda path: False
+        return None
     return lambda path: path.resolve().is_relative_to(folder)
 
 
@@ -231,10 +236,11 @@ def check_output(scan: Path | Series, output: Path, doubted: bool = False) -> No
     for beside in _written_with(output)[1:]:
         if beside.is_dir():
             raise InputError(f"The output {beside} is a folder.")
-    for written in (output, doubt_of(output)) if doubted else (output,):
+    for written, is_ours in ((output, volumes.is_synthetic), (doubt_of(output), volumes.is_doubt_map)):
         if written.exists() and path.exists() and written.samefile(path):
             raise InputError(f"The output {written} is the input itself; choose another name or folder.")
-        if written.is_file() and not volumes.is_synthetic(written):
+        replaced = written.is_file() and written.stat().st_size > 0 and (doubted or written == output)
+        if replaced and not is_ours(written):
             raise InputError(f"The output {written} exists and is no result of a translation; choose another name.")
     if sidecar_of(output).resolve() == sidecar_of(path).resolve():
         raise InputError(
@@ -340,14 +346,14 @@ def _write(
         derived.write(scan, volume, output, derivation)
     about_doubt = None
     if doubts is not None:
-        descrip = volumes.synthetic_descrip("doubt")
+        descrip = volumes.synthetic_descrip(volumes.DOUBT_MAP)
         volumes.write(translator.restore_doubt(doubts, records), doubt_of(output), descrip)
         about_doubt = {
             "file": doubt_of(output).name,
             "unit": "intensities of the result; 0 where the scan was cropped and nothing was translated",
             "mean_of_range": float(doubts.mean() / 2),
         }
-    elif volumes.is_synthetic(doubt_of(output)):
+    elif volumes.is_doubt_map(doubt_of(output)):
         doubt_of(output).unlink()  # of an earlier result
     sidecar = sidecar_of(output)
     write_json(

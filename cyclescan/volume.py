@@ -32,7 +32,7 @@ SIDES = ("left", "right")
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
 MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, NIfTI's codes of units; all else is taken for mm
-DOUBT = "_doubt"  # ends the name of a map of doubt, without its suffix
+DOUBT, DOUBT_MAP = "_doubt", "doubt"  # ends the name of a map of doubt, without its suffix; stands in its header
 DEFLATE_RATIO = 1032  # no deflate stream holds more bytes for each of its own (RFC 1951: 258 bytes in 2 bits)
 DAMAGED = (
     OSError,
@@ -103,19 +103,22 @@ def stem(path: str | os.PathLike) -> str:
 
 
 def is_doubt_map(path: str | os.PathLike) -> bool:
-    """Whether a NIfTI file is the map of doubt of a result beside it, a NIfTI file or a folder of slices."""
-    path, name = Path(path), stem(path)
-    result = name.removesuffix(DOUBT)
-    return result != name and any(path.with_name(result + suffix).exists() for suffix in ("", *SUFFIXES))
+    """Whether name and header of a NIfTI file say that it is the map of doubt of a translation."""
+    return stem(path).endswith(DOUBT) and _descrip_of(path) == synthetic_descrip(DOUBT_MAP)
 
 
 def is_synthetic(path: str | os.PathLike) -> bool:
-    """Whether a file is a NIfTI file whose header says that it is a synthetic image, as `synthetic_descrip` has it."""
+    """Whether the header of a NIfTI file says that it is a synthetic image, as `synthetic_descrip` has it."""
+    return _descrip_of(path).startswith(NOTICE.split(",")[0])
+
+
+def _descrip_of(path: str | os.PathLike) -> str:
+    """What stands in a file's header; "" where it has none."""
     try:
         with _opened(Path(path)) as image:
-            return bytes(image.header["descrip"].tobytes()).startswith(NOTICE.split(",")[0].encode())
+            return image.header["descrip"].item().decode("ascii", "replace")
     except InputError:
-        return False
+        return ""
 
 
 def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +24,7 @@ def processes(workers: int) -> Iterator[Callable[[Callable, Iterable[tuple]], It
         yield lambda function, arguments: (function(*each) for each in arguments)
         return
     # spawn: a forked child would inherit the state of TensorFlow's threads
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_the_parent)
 
     def starmap(function: Callable, arguments: Iterable[tuple]) -> Iterator:
         futures = [pool.submit(function, *each) for each in arguments]
@@ -36,5 +38,20 @@ def processes(workers: int) -> Iterator[Callable[[Callable, Iterable[tuple]], It
         raise InputError(
             f"One of {workers} processes was killed, perhaps because memory ran out; fewer (--workers) need less."
         ) from error
+    except BaseException:
+        # else a key pressed to stop it would wait for what is at work; the executor has no public way to do this
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_the_parent() -> None:
+    """A process of an executor outlives a parent that is killed: it waits for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

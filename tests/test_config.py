@@ -49,6 +49,8 @@ def test_wrong_settings_are_named(setting, sentence):
 def test_generators_need_something_to_learn_from():
     with pytest.raises(InputError, match=r"lambda_adversarial, lambda_cycle, .* are all 0"):
         Config().with_settings(["lambda_adversarial=0", "lambda_cycle=0", "lambda_r1=1"])
+    with pytest.raises(InputError, match="are all 0"):
+        preset("knee").with_settings(["lambda_adversarial=0", "lambda_pair=0"])  # until back_from
 
 
 def test_unknown_preset_lists_the_known():

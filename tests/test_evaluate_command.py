@@ -251,8 +251,9 @@ def test_paths_that_are_wrong(call, folders):
 
 
 def test_maps_of_doubt_and_hidden_files_are_no_predictions(call, folders):
-    for name in ("sub-1_doubt.nii.gz", ".sub-3.nii.gz"):
-        put(folders / "predicted" / "site" / name, made(3))
+    put(folders / "predicted" / "site" / ".sub-3.nii.gz", made(3))
+    doubt = Volume(made(3).astype(np.float32), AFFINE)
+    volume.write(doubt, folders / "predicted" / "site" / "sub-1_doubt.nii.gz", volume.synthetic_descrip("doubt"))
     code, _, err = call()
     assert code == 0 and "failed" not in err
 

@@ -423,10 +423,23 @@ def test_a_scan_is_never_overwritten(call, scan, tmp_path):
     assert [call(scan, tmp_path / "ct.nii.gz")[0] for _ in range(2)] == [0, 0]
 
 
-def test_the_output_within_the_input_is_not_searched(call, scan):
+def test_a_name_alone_makes_no_map_of_doubt(call, scan, tmp_path):
+    """Translations and scans may be named so."""
+    other = tmp_path / "out" / "ct_doubt.nii.gz"
+    assert call(scan, other)[0] == 0
+    before = other.read_bytes()
+    assert call(scan, tmp_path / "out" / "ct.nii.gz")[0] == 0
+    refused(call(scan, tmp_path / "out" / "ct.nii.gz", "--doubt"), f"{other} exists and is no result of a translation")
+    refused(call(other, tmp_path / "out" / "ct.nii.gz", direction="b2a"), f"The output {other} is the input itself")
+    assert other.read_bytes() == before
+    assert not volume.is_doubt_map(tmp_path / "_doubt.nii.gz")
+
+
+def test_the_output_within_the_input_is_not_searched(call, scan, caplog):
     for _ in range(2):
         assert call(scan.parent, scan.parent / "out")[0] == 0
-        assert sorted(p.name for p in scan.parent.rglob("*.nii.gz")) == ["sub-0001.nii.gz"] * 2
+    assert f"Scans in the output {scan.parent / 'out'} that are passed over: 1." in caplog.text
+    assert sorted(p.name for p in scan.parent.rglob("*.nii.gz")) == ["sub-0001.nii.gz"] * 2
 
 
 def test_doubt_needs_both_ways(call, run, scan, tmp_path):

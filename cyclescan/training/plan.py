@@ -23,14 +23,12 @@ GIB = 2**30
 GPU_RESERVE = 1.3 * GIB
 # What a process took beyond its tensors on a CPU: program, graphs, oneDNN (measured: 0.2 to 0.7 GiB).
 HOST_RESERVE = 0.7 * GIB
-# What a container may use and does, by version of Linux's control groups (2, 1).
-CONTAINER = tuple(
-    (Path("/sys/fs/cgroup") / limit, Path("/sys/fs/cgroup") / used)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    )
+# What a container may use, uses, and of that could give back (files read before), by version of Linux's control groups.
+CONTAINER = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)  # of the edges of a patch, to be tried
 
 
@@ -106,10 +104,11 @@ def _available() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     lines = source.read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    for limit, used in CONTAINER:
+    for *files, key in CONTAINER:
         try:
-            # without a limit the file says "max" (version 2) or a number beyond all memory (version 1)
-            free = min(free, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
+            limit, used, stat = ((CONTROL_GROUPS / file).read_text(encoding="ascii").split() for file in files)
+            # without a limit it is "max" (version 2) or a number beyond all memory (version 1)
+            free = min(free, int(limit[0]) - int(used[0]) + int(stat[stat.index(key) + 1]))
         except (OSError, ValueError):
             continue
     return max(0, free)

@@ -98,7 +98,10 @@ def train(
     asked = {key: value for key, value in asked.items() if value is not None}
     resume = resume or resume_from is not None
     about = {key: info[key] for key in ("domains", "spacing_mm", "axes", "shape")}
-    fingerprint = records.fingerprint([entry for domain in ("a", "b") for entry in streams[domain].entries])
+    fingerprint = records.fingerprint(
+        [entry for domain in ("a", "b") for entry in streams[domain].entries],
+        [checksum for domain in ("a", "b") for checksum in streams[domain].checksums],
+    )
     chosen = Run(folder, config, preset, about, str(data.resolve()), seed, fingerprint, **asked)
     with devices.explaining_a_lost_worker(), stopping.requests() as stop:
         run = _opened(devices, chosen, asked, resume)
@@ -213,6 +216,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
                 due = [at for at in due if at > seconds]
                 save({"progress": fraction, **validate()})
                 saved = step
+                # what a save took counts, too: where it takes more than a tenth, not every step is followed by one
+                tenths = int(10 * _fraction(step, config.steps, time.monotonic() - began, minutes))
                 stalled = validation.stalled(run)
                 checkpoints.reduce(run)
                 if on_checkpoint:

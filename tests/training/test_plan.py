@@ -121,11 +121,11 @@ def test_the_log_says_what_a_step_needs_and_warns_where_that_is_too_much(monkeyp
 
 
 def test_a_container_has_less_memory(tmp_path, monkeypatch):
-    whole = plan._available()
-    files = [(tmp_path / "max", tmp_path / "current"), (tmp_path / "none", tmp_path / "none")]
-    monkeypatch.setattr(plan, "CONTAINER", files)
-    files[0][1].write_text("1000\n")
-    files[0][0].write_text("max\n")
+    monkeypatch.setattr(plan, "CONTROL_GROUPS", tmp_path)
+    whole = plan._available()  # there are no such files
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 600\ninactive_file 400\nactive_file 0\n")
+    (tmp_path / "memory.max").write_text("max\n")
     assert plan._available() == pytest.approx(whole, rel=0.2)
-    files[0][0].write_text("5000000\n")
-    assert plan._available() == 4999000
+    (tmp_path / "memory.max").write_text("5000000\n")
+    assert plan._available() == 5000000 - 1000 + 400
