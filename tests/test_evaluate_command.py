@@ -197,7 +197,7 @@ BROKEN = {
     "nan": (break_nan, "1 voxels that are NaN or infinite"),
     "series": (break_series, "4-D and holds 2 volumes"),
     "truncated": (break_file, "truncated"),
-    "missing reference": (lambda path: path.rename(path.with_name("lonely.nii.gz")), "no volume of the same name"),
+    "missing reference": (lambda path: path.rename(path.with_name("lonely.nii.gz")), "no reference volume of the same"),
 }
 
 

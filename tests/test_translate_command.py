@@ -436,6 +436,7 @@ def test_a_name_alone_makes_no_map_of_doubt(call, scan, tmp_path):
 
 
 def test_the_output_within_the_input_is_not_searched(call, scan, caplog):
+    caplog.set_level("INFO")
     for _ in range(2):
         assert call(scan.parent, scan.parent / "out")[0] == 0
     assert f"Scans in the output {scan.parent / 'out'} that are passed over: 1." in caplog.text
