@@ -67,7 +67,7 @@ def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
 
 
 def test_a_run_by_the_clock_has_a_checkpoint_each_tenth_of_its_time(tiny_records, tmp_path, monkeypatch):
-    """Each look at the clock takes half a second here, of two minutes; a step has five looks, and a save about as many."""
+    """A look at the clock takes half a second of two minutes here; a step looks five times, a save about as much."""
     ticks = itertools.count(0, 0.5)
     monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     run = trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1000"]), minutes=2)
