@@ -20,10 +20,11 @@ import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.quality import ENDLESS
-from cyclescan import records
+from cyclescan import losses, records
 from cyclescan.evaluation import metrics
 from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference.translator import Translator
@@ -120,18 +121,26 @@ def measure(folder: Path, data: Path) -> dict:
     return {name: {"mean": means[name], "sd": deviations[name]} for name in MEASURES}
 
 
+def agreement(data: Path) -> float:
+    """GC of the true pairs, mean over the test subjects: what the loss, which asks for 1, should stop at."""
+    truths = {record.subject: record.voxels for record in _read(data, "b")}
+    pairs = ((r.voxels[None, ..., None], truths[r.subject][None, ..., None]) for r in _read(data, "a"))
+    return float(np.mean([1 - float(losses.gradient_consistency(*pair)) for pair in pairs]))
+
+
 def _read(data: Path, domain: str) -> list[records.Record]:
     return [records.decode(records.read_at(*entry)) for entry in records.entries(data, "test", domain)]
 
 
-def report(results: list[dict], minutes: float) -> None:
+def report(results: list[dict], minutes: float, of_true_pairs: float) -> None:
     """Table, plot and JSON of what there is."""
     lines = [
         "# MR to CT: gradient consistency",
         "",
         f"`python -m benchmarks.mr_to_ct`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, "
         f"{minutes:g} minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. "
-        f"Bone is above {BONE_HU:g} HU.",
+        f"Bone is above {BONE_HU:g} HU. The gradient consistency of the true pairs is {of_true_pairs:.2f}; the loss "
+        "asks for 1.",
         "",
         f"| training subjects | weight of gradient consistency | steps | {' | '.join(MEASURES.values())} |",
         "|---" * (3 + len(MEASURES)) + "|",
@@ -142,7 +151,8 @@ def report(results: list[dict], minutes: float) -> None:
         numbers = [(result[m]["mean"], result[m]["sd"], digits.get(m, 3)) for m in MEASURES]
         cells = [f"{mean:.{places}f} ({sd:.{places}f})" for mean, sd, places in numbers]
         lines.append(f"| {result['subjects']} | {weight} | {result['step']} | {' | '.join(cells)} |")
-    write_json(RESULTS / "mr_to_ct.json", {"minutes": minutes, "results": results})
+    about = {"minutes": minutes, "gradient_consistency_of_true_pairs": of_true_pairs}
+    write_json(RESULTS / "mr_to_ct.json", {**about, "results": results})
     write_text(RESULTS / "mr_to_ct.md", "\n".join(lines) + "\n" + CONCLUSIONS)
     figure = Figure(figsize=(12, 3), layout="constrained")
     for ax, (measure_, label) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
@@ -157,7 +167,28 @@ def report(results: list[dict], minutes: float) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-CONCLUSIONS = ""
+CONCLUSIONS = """
+## What can be concluded
+
+- Gradient consistency makes CISS to CT of this phantom worse, and the more so the heavier it is, with few and with many
+  training subjects: the differences are several times the SD over test subjects, in MAE, PSNR and Dice. Mutual information
+  hardly notices: it does not mind an inverted contrast.
+- The reason is in the true pairs. The loss asks for edges of the same sign and strength, and theirs have a consistency
+  below 0: cortical bone is darker than what surrounds it in CISS and brighter in CT. Edges do lie at the same places (their
+  absolute gradients correlate by 0.48), so the loss pulls bone towards the wrong side of its surroundings. Between CISS
+  and DESS the consistency of true pairs is 0.08.
+- Four times the subjects gain 7 HU, 1.0 dB and 0.05 of Dice without the term: less than leaving out the term of weight 0.3.
+- Registered pseudo-pairs do more than any of these: `saved_models/digital-knee-ct` has 43 HU, 30.0 dB and a Dice of 0.78
+  after 1000 steps.
+
+## What cannot
+
+- Whether the term helps where edges have the same sign in both, as it did for the report's hips (T1-weighted MR and CT of
+  muscles and bone). Before it is used, compute it for a few registered pairs: if it is not well above 0, leave it out.
+- Anything finer than these gaps: one seed, and eight minutes are some 650 steps, where the report trained for days. A longer
+  training could make the differences smaller or larger.
+- Anything about real HU: the phantom's tissues have given values, and its bone is that of a healthy knee.
+"""
 
 
 def main() -> None:
@@ -170,7 +201,7 @@ def main() -> None:
     for setting in SETTINGS:
         log.info("%s: %g minutes", setting.name, arguments.minutes)
         results.append(run(arguments.work, setting, arguments.minutes))
-        report(results, arguments.minutes)
+        report(results, arguments.minutes, agreement(prepare(arguments.work, setting.subjects)))
 
 
 if __name__ == "__main__":
