@@ -120,8 +120,7 @@ class CycleGAN(tf.Module):
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """
-        terms = functools.partial(self._pair_terms, back=back and self.config.lambda_back > 0)
-        return self._step(batch, terms, discriminators)
+        return self._step(batch, functools.partial(self._pair_terms, back=back), discriminators)
 
     @tf.function
     def train_step(self, batch: dict, back: bool = True) -> tuple[dict, dict]:
@@ -136,8 +135,7 @@ class CycleGAN(tf.Module):
                 discriminator is right, the loss scale. Unlike a loss, a norm is infinite where float16 overflows; such
                 a step changes the loss scale and nothing else.
         """
-        terms = functools.partial(self._generator_terms, back=back and self.config.lambda_back > 0)
-        return self._step(batch, terms, self.adversarial)
+        return self._step(batch, functools.partial(self._generator_terms, back=back), self.adversarial)
 
     def _step(self, batch: dict, generator_terms, discriminators: bool) -> tuple[dict, dict]:
         def on_replica(share: dict) -> tuple[dict, dict, dict]:
@@ -242,7 +240,7 @@ class CycleGAN(tf.Module):
             terms[f"pair_{source}2{target}"] = losses.difference(
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
-        if back:
+        if back and self.config.lambda_back:
             terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
@@ -270,7 +268,7 @@ class CycleGAN(tf.Module):
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
         return terms
 
-    def _generator_terms(self, batch: dict, drawn: tf.Tensor, back: bool) -> tuple[dict, dict]:
+    def _generator_terms(self, batch: dict, drawn: tf.Tensor, back: bool = True) -> tuple[dict, dict]:
         config, terms, fakes = self.config, {}, {}
         for source, target in (("a", "b"), ("b", "a")):
             direction = f"{source}2{target}"
@@ -299,7 +297,7 @@ class CycleGAN(tf.Module):
                 cycled = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
-        if back:
+        if back and config.lambda_back:
             terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
