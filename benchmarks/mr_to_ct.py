@@ -137,7 +137,7 @@ def report(results: list[dict], minutes: float, of_true_pairs: float) -> None:
     lines = [
         "# MR to CT: gradient consistency",
         "",
-        f"`python -m benchmarks.mr_to_ct`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, "
+        f"`python -m benchmarks.mr_to_ct WORK`: CISS to CT of digital knees, {'x'.join(map(str, SHAPE))} voxels, "
         f"{minutes:g} minutes a run on two cores, one run of each (seed 0). Mean (SD) over {TEST} test subjects. "
         f"Bone is above {BONE_HU:g} HU. The gradient consistency of the true pairs is {of_true_pairs:.2f}; the loss "
         "asks for 1.",

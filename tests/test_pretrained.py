@@ -1,5 +1,7 @@
 """Models that come with cyclescan, and how a run becomes one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -57,3 +59,11 @@ def test_an_unknown_name_is_told_those_there_are(run, tmp_path, monkeypatch):
     checkpoints.publish(run, tmp_path / "knees")
     with pytest.raises(InputError, match="those that come with cyclescan are knees"):
         Translator.load("hips", "a2b")
+
+
+def test_a_folder_that_hides_a_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digital-knee").mkdir()
+    for model in ("digital-knee", Path("digital-knee")):
+        with pytest.raises(InputError, match="and hides the model of this name that comes with cyclescan"):
+            Translator.load(model, "a2b")

@@ -146,14 +146,11 @@ class Translator:
             return cls._from_run(path, direction, weights, window, overlap, mirror)
         found = saved_model.find(path, direction)
         if found is None:
+            hidden = str(model) in pretrained.names()
+            hides = ", and hides the model of this name that comes with cyclescan" if hidden else ""
             raise InputError(
                 f"{path} is neither a training run (with a config.json) nor an exported model (with a card.json or a "
-                f"{saved_model.GRAPH})"
-                + (
-                    ", and hides the model of this name that comes with cyclescan."
-                    if str(model) in pretrained.names()
-                    else "."
-                )
+                f"{saved_model.GRAPH}){hides}."
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")

@@ -133,7 +133,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
             )
             run = dataclasses.replace(run, minutes=None)
     minutes, every = run.minutes, run.checkpoint_every or max(1, math.ceil(config.steps / 10))
-    by_time = minutes is not None and not run.checkpoint_every  # a tenth of a run that ends by the clock is one of it
+    # a tenth of such a run is one of its time, or of its steps where those end it sooner
+    by_time = minutes is not None and not run.checkpoint_every
     out_of_time = minutes is not None and elapsed >= 60 * minutes
     unscored = facts.get("score", 0.0) is None  # the session before was stopped before it knew it
     stalled = devices.from_chief(lambda: validation.stalled(run))
@@ -210,8 +211,8 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
                 board.scalars("schedule", {"learning_rate": rate}, step)
                 health.look_at_losses(step, _log(journal, step, seconds, recent, bar))
                 recent, waited, busy = [], 0.0, 0.0
-            before, tenths = tenths, int(10 * _fraction(step, config.steps, seconds, minutes))
-            planned = tenths > before if by_time else step % every == 0
+            reached = int(10 * _fraction(step, config.steps, seconds, minutes))
+            planned = reached > tenths if by_time else step % every == 0
             if planned or last or (due and seconds >= due[0]):
                 due = [at for at in due if at > seconds]
                 save({"progress": fraction, **validate()})
