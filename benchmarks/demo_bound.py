@@ -67,7 +67,7 @@ def with_true_pairs(scans: Path, folder: Path, copy: Path, seed: int) -> Path:
         truth = {d: {r.subject: r for r in _read(Path(both) / "records", d)} for d in ("a", "b")}
     for domain, other in (("a", "b"), ("b", "a")):
         pairs = [
-            dataclasses.replace(r, partner=truth[other][r.subject].voxels, partner_subject=r.subject)
+            dataclasses.replace(r, partner=truth[other][r.subject].voxels, partner_subjects=(r.subject,))
             for r in _read(copy, domain)
         ]
         path = copy / "pairs" / f"{domain}-00000-of-00001.tfrecord"

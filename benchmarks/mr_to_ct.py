@@ -78,7 +78,7 @@ def prepare(work: Path, subjects: int) -> Path:
         table = work / f"split-{subjects}.tsv"
         splits.write_file(table, _places(subjects), {})
         build(("ciss", scans / "ciss"), ("ct", scans / "ct"), out, split_file=table, seed=0, workers=2)
-        pairing.pair(out, per_volume=min(pairing.PER_VOLUME, subjects), workers=2, seed=0)
+        pairing.pair(out, workers=2, seed=0)
     return out
 
 

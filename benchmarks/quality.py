@@ -111,7 +111,7 @@ def prepare(work: Path, size: Size) -> dict:
     if not (records / "dataset.json").exists():
         build(**domains, out=records, split=(2 * size.subjects, 0, size.test), disjoint=True, seed=0, workers=2)
     began = time.monotonic()
-    pairing.pair(records, per_volume=min(pairing.PER_VOLUME, size.subjects), workers=2, seed=0)
+    pairing.pair(records, workers=2, seed=0)
     registration = time.monotonic() - began
     shutil.rmtree(work / "true_pairs", ignore_errors=True)
     true = with_true_pairs(scans, records, work / "true_pairs", seed=0)

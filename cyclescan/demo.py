@@ -83,7 +83,7 @@ def demo(
     clock.lap("build")
 
     log.info("3/6 pseudo-pairs: volumes of different subjects registered onto each other")
-    pairing.pair(records, per_volume=min(pairing.PER_VOLUME, subjects // 2), workers=workers, seed=seed)
+    pairing.pair(records, workers=workers, seed=seed)
     clock.lap("pair")
 
     log.info("4/6 training: warm-up on the pseudo-pairs, then the adversarial phase")

@@ -12,6 +12,7 @@ from cyclescan.errors import InputError
 # (benchmarks/results/recipe.md).
 KNEE = Config(
     patch_shape=(32, 128, 128),
+    learning_rate=1e-3,
     lambda_pair=10.0,
     lambda_back=10.0,
     lambda_cycle=0.0,

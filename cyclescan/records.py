@@ -46,9 +46,9 @@ class Record:
         domain_name: the user's name for it, such as "ciss".
         subject: pseudonymous id.
         preprocessing: the records of every step, as `preprocessing.prepare` returns them.
-        partner: None for a scan; for a pair, the registered volume of the other domain, like `voxels`, and NaN where
-            it is unknown: beyond the field of view of the partner's scan.
-        partner_subject: pseudonymous id of the partner; "" for a scan.
+        partner: None for a scan; for a pair, what was registered of the other domain, like `voxels`, and NaN where it
+            is unknown: beyond the field of view of the partners' scans.
+        partner_subjects: pseudonymous ids of those whose scans the partner is made of; () for a scan.
         weight: confidence of the pair in (0, 1]; 1 for a scan.
         mask: uint8 of the shape of `voxels`, 1 in the body and 0 in the air around it, see `preprocessing.body`; None
             where it is not known.
@@ -61,7 +61,7 @@ class Record:
     subject: str
     preprocessing: list[dict]
     partner: np.ndarray | None = None
-    partner_subject: str = ""
+    partner_subjects: tuple[str, ...] = ()
     weight: float = 1.0
     mask: np.ndarray | None = None
 
@@ -83,11 +83,12 @@ def encode(record: Record) -> bytes:
         "domain": record.domain,
         "domain_name": record.domain_name,
         "subject": record.subject,
-        "partner_subject": record.partner_subject,
         "preprocessing": json.dumps(record.preprocessing, sort_keys=True),
     }
     for key, text in texts.items():
         feature[key].bytes_list.value.append(text.encode())
+    # one, and empty, for a scan, as it was when a partner was a single subject's scan
+    feature["partner_subject"].bytes_list.value.extend(s.encode() for s in record.partner_subjects or ("",))
     feature["voxels"].bytes_list.value.append(_pack(record.voxels))
     feature["partner"].bytes_list.value.append(b"" if record.partner is None else _pack(record.partner))
     # eight voxels in a byte: a sixteenth of the bytes of the voxels themselves
@@ -108,8 +109,9 @@ def decode(serialized: bytes) -> Record:
         shape = tuple(feature["shape"].int64_list.value)
         texts = {
             key: feature[key].bytes_list.value[0].decode()
-            for key in ("kind", "domain", "domain_name", "subject", "partner_subject", "preprocessing")
+            for key in ("kind", "domain", "domain_name", "subject", "preprocessing")
         }
+        partner_subjects = tuple(s.decode() for s in feature["partner_subject"].bytes_list.value if s)
         partner = feature["partner"].bytes_list.value[0]
         mask = feature["mask"].bytes_list.value[0] if version > 1 else b""
         preprocessing = json.loads(texts["preprocessing"])
@@ -123,7 +125,7 @@ def decode(serialized: bytes) -> Record:
             subject=texts["subject"],
             preprocessing=preprocessing,
             partner=_unpack(partner, shape) if partner else None,
-            partner_subject=texts["partner_subject"],
+            partner_subjects=partner_subjects,
             weight=float(feature["weight"].float_list.value[0]),
             mask=_unpack_mask(mask, shape) if mask else None,
         )

@@ -1,10 +1,12 @@
-"""Pseudo-pairs from unpaired data: volumes of the two domains, of different subjects, registered onto each other.
+"""Pseudo-pairs from unpaired data: a volume, and the mean of other subjects' volumes of the other domain, registered.
 
 Adversarial and cycle terms cannot tell a translation from its inverted or identical counterpart; a registered volume
 of another subject can. Registering across contrasts is hard and within one it is easy, so the way between two volumes
 leads through an atlas of each domain: within a domain, affine and then deformable registration to the median volume;
 from one atlas to the other, which are free of noise, an affine transform by mutual information. Any volume is then one
-resampling away from any other. No paired data enters. CONTRIBUTING.md has the figures of this and of what it replaced.
+resampling away from any other. No registration meets the details of another subject, and each misses them elsewhere, so
+the mean of many is closer to the truth than any one is. No paired data enters. CONTRIBUTING.md has the figures of this and
+of what it replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PER_VOLUME = 4
+PER_VOLUME = 24
+KNOWN = 0.25  # of the partners; where fewer reach, the mean is not taken
 SHARD_VOLUMES = 16
 OTHER = {"a": "b", "b": "a"}
 Entry = tuple[str, int, int]  # where a record is: shard, offset, length
@@ -57,7 +60,7 @@ class Task:
 
 def pair(
     folder: str | Path,
-    per_volume: int = PER_VOLUME,
+    per_volume: int | None = None,
     workers: int = 2,
     seed: int = 0,
     model: str | Path | None = None,
@@ -66,7 +69,8 @@ def pair(
 
     Args:
         folder: a data set made by `data_prep build`.
-        per_volume: partners for each training volume, each of another subject.
+        per_volume: partners of each training volume, each of another subject, whose mean is taken; None for
+            `PER_VOLUME`, or as many as there are.
         workers: processes.
         seed: of the choice of partners and of the sampling in the registration.
         model: a run trained on earlier pairs of this data set. Each partner is brought onto its translation of the
@@ -84,7 +88,7 @@ def pair(
 
     folder = Path(folder)
     info = records.read_info(folder)
-    if per_volume < 1 or workers < 1:
+    if (per_volume is not None and per_volume < 1) or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
@@ -112,17 +116,16 @@ def pair(
                 path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
                 # written as they come: pairs of large volumes are not held in memory
                 whole = [(dataclasses.replace(task, translation=translate[domain](task.fixed[0])),) for task in part]
-                results = parallel(_warp, whole)
-                records.write_serialized(path, (serialized for result in results for serialized in result))
+                records.write_serialized(path, parallel(_warp, whole))
                 shards[f"pairs/{path.name}"] = {
-                    "records": len(part) * per_volume,
+                    "records": len(part),
                     "bytes": path.stat().st_size,
                     "sha256": sha256(path),
                 }
         facts = {
             "shards": shards,
             "seed": seed,
-            "per_volume": per_volume,
+            "per_volume": {d: max(map(len, partners[d])) for d in OTHER},
             "model": None if model is None else Path(model).resolve().name,
             "mutual_information": {
                 **{d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER},
@@ -150,7 +153,7 @@ def _names(data: dict) -> str:
     return ", ".join(f"{domain}={data['domains'][domain]['name']}" for domain in OTHER)
 
 
-def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict[str, list[list[int]]]:
+def _choose(entries: dict[str, list[Entry]], per_volume: int | None, seed: int) -> dict[str, list[list[int]]]:
     """For each volume the numbers of its partners: every volume of the other domain is used about equally often."""
     subjects = {d: [records.decode(records.read_at(*entry)).subject for entry in entries[d]] for d in entries}
     rng = np.random.default_rng([seed, 1])
@@ -160,12 +163,12 @@ def _choose(entries: dict[str, list[Entry]], per_volume: int, seed: int) -> dict
         used = np.zeros(len(entries[other]))
         for subject in subjects[domain]:
             allowed = [i for i, s in enumerate(subjects[other]) if s != subject]
-            if len(allowed) < per_volume:
+            if len(allowed) < (per_volume or 1):
                 raise InputError(
                     f"A volume of domain {domain} has {len(allowed)} volumes of other subjects in domain {other} to be "
-                    f"paired with; --per-volume {per_volume} needs as many."
+                    f"paired with; --per-volume {per_volume or 1} needs as many."
                 )
-            order = sorted(allowed, key=lambda i: (used[i], rng.random()))[:per_volume]
+            order = sorted(allowed, key=lambda i: (used[i], rng.random()))[: per_volume or PER_VOLUME]
             used[order] += 1
             chosen[domain].append(order)
     return chosen
@@ -191,8 +194,8 @@ def _coarse_image(entry: Entry):
     return registration.coarse(registration.image_of(record.voxels, spacing_of(record.affine)))
 
 
-def _warp(task: Task) -> Sequence[bytes]:
-    """The serialised pairs of one task."""
+def _warp(task: Task) -> bytes:
+    """The serialised pair of one task: the volume and the mean of its partners."""
     from data_prep import registration
 
     entry, to_fixed = task.fixed
@@ -200,7 +203,7 @@ def _warp(task: Task) -> Sequence[bytes]:
     grid = registration.image_of(fixed.voxels, spacing_of(fixed.affine))
     between = task.between.forward() if task.domain == "a" else task.between.backward()
     to_other_atlas = [*between, *to_fixed.backward()]
-    pairs = []
+    subjects, total, known = [], np.zeros(fixed.voxels.shape), np.zeros(fixed.voxels.shape, int)
     for entry, to_moving in task.moving:
         moving = records.decode(records.read_at(*entry))
         image = registration.image_of(moving.voxels, spacing_of(moving.affine))
@@ -209,13 +212,22 @@ def _warp(task: Task) -> Sequence[bytes]:
         if task.translation is not None:
             way.append(registration.onto_translation(task.translation, partner, spacing_of(fixed.affine)))
             partner = registration.resample(image, grid, way)
-        pairs.append(records.encode(dataclasses.replace(fixed, partner=partner, partner_subject=moving.subject)))
-    return pairs
+        subjects.append(moving.subject)
+        total += np.nan_to_num(partner, nan=0.0)
+        known += np.isfinite(partner)
+    enough = known >= max(1, KNOWN * len(subjects))
+    mean = np.where(enough, total / np.maximum(known, 1), np.nan).astype(np.float32)
+    return records.encode(dataclasses.replace(fixed, partner=mean, partner_subjects=tuple(subjects)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("records", metavar="RECORDS", help="folder made by `data_prep build`")
-    parser.add_argument("--per-volume", type=int, default=PER_VOLUME, help="partners for each training volume")
+    parser.add_argument(
+        "--per-volume",
+        type=int,
+        default=None,
+        help=f"volumes of other subjects whose mean is a volume's partner; by default {PER_VOLUME}, or all there are",
+    )
     parser.add_argument(
         "--model",
         default=None,

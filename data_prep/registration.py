@@ -27,7 +27,7 @@ OUTSIDE = -9.0  # marks voxels beyond the field of view while resampling
 # contrast (half the range is 1) below which a neighbourhood counts as flat. Without it, uneven coils and noise are
 # taken for shape: on digital knees it turned a deformation of DESS from a loss of 0.6 dB into a gain of 0.8.
 NOISE_MM, NEIGHBOURHOOD_MM, FLAT = 2.0, 10.0, 0.4
-FIELD_SIGMA = 2.0  # voxels; smooths the displacements
+FIELD_SIGMA = 3.0  # voxels; smooths the displacements
 ITERATIONS = {2: 30, 1: 20}  # of the demons on each level: voxels are this much larger
 # Onto a translation, which has the contrast of what is registered and no noise, demons compare plain intensities.
 FINE_MM, FINE_SIGMA = 1.5, 1.5

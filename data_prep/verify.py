@@ -174,8 +174,8 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
         yield f"is of the subject {record.subject}, who is not listed for {folder}, domain {domain}"
     elif record.kind == "pair":
         other = "b" if domain == "a" else "a"
-        for subject, where in ((record.subject, domain), (record.partner_subject, other)):
+        for subject, where in ((record.subject, domain), *((s, other) for s in record.partner_subjects)):
             if subject not in info["splits"]["train"][where]:
                 yield f"is of the subject {subject}, who is not a training subject of domain {where}"
-        if record.subject == record.partner_subject:
+        if record.subject in record.partner_subjects:
             yield f"pairs the subject {record.subject} with itself"

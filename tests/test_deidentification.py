@@ -161,7 +161,7 @@ def test_no_byte_of_any_output_holds_what_was_planted(tour):
             assert found(PATHS | CONTENTS, data) == [], inner
         if path.suffix == ".tfrecord":
             for record in records.read_shard(path):
-                texts = (record.subject, record.partner_subject, record.domain_name, json.dumps(record.preprocessing))
+                texts = (record.subject, *record.partner_subjects, record.domain_name, json.dumps(record.preprocessing))
                 assert found(PATHS | CONTENTS, "\n".join(texts).encode()) == [], name
     assert searched > 40
 

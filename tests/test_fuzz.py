@@ -142,7 +142,7 @@ def test_any_bytes(tmp_path, options):
 def _record() -> records.Record:
     steps = [{"step": "intensity", "low": 0.1, "high": 900.5, "scaling": "percentile:0.5,99.5"}]
     array = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4)
-    return records.Record(array, AFFINE, "a", "ciss", "s0123", steps, partner=array, partner_subject="s9")
+    return records.Record(array, AFFINE, "a", "ciss", "s0123", steps, partner=array, partner_subjects=("s9",))
 
 
 @both

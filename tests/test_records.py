@@ -23,7 +23,7 @@ def test_a_record_comes_back_within_half_a_unit():
     assert np.abs(back.voxels - record.voxels).max() <= 0.5001 / records.UNIT
     np.testing.assert_array_equal(back.voxels[0, 0, :3], [-1, 0, 1])
     np.testing.assert_allclose(back.affine, AFFINE)
-    for field in ("domain", "domain_name", "subject", "preprocessing", "partner", "partner_subject", "weight", "kind"):
+    for field in ("domain", "domain_name", "subject", "preprocessing", "partner", "partner_subjects", "weight", "kind"):
         assert getattr(back, field) == getattr(record, field)
 
 
@@ -53,14 +53,14 @@ def test_records_of_the_first_version_are_read():
 
 
 def test_a_pair_keeps_both_volumes():
-    record = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
+    record = make(partner=make(1).voxels, partner_subjects=("s8", "s9"), weight=0.25)
     back = records.decode(records.encode(record))
-    assert (back.kind, back.partner_subject, back.weight) == ("pair", "s9", 0.25)
+    assert (back.kind, back.partner_subjects, back.weight) == ("pair", ("s8", "s9"), 0.25)
     assert np.abs(back.partner - record.partner).max() <= 0.5001 / records.UNIT
 
 
 def test_the_graph_and_numpy_read_the_same_voxels():
-    pair = make(partner=make(1).voxels, partner_subject="s9", weight=0.25)
+    pair = make(partner=make(1).voxels, partner_subjects=("s8", "s9"), weight=0.25)
     pair.partner[0, 1, :] = np.nan  # beyond the partner's field of view
     serialized = records.encode(pair)
     back = records.decode(serialized)

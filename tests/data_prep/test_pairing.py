@@ -1,5 +1,6 @@
 """`data_prep pair`: what is written, and that it is better than what it began with."""
 
+import dataclasses
 import os
 import shutil
 
@@ -55,16 +56,16 @@ def test_every_volume_gets_its_partners_from_other_subjects(knees):
     for domain, other in (("a", "b"), ("b", "a")):
         scans = {r.subject: r for r in read(folder, "train", domain)}
         pairs = read(folder, "pairs", domain)
-        assert [r.subject for r in pairs] == [s for s in scans for _ in range(2)]
+        assert [r.subject for r in pairs] == list(scans)
         for pair in pairs:
             np.testing.assert_array_equal(pair.voxels, scans[pair.subject].voxels)
             assert pair.partner.shape == SHAPE
-        used = [r.partner_subject for r in pairs]
+        used = [s for r in pairs for s in r.partner_subjects]
         assert set(used) == {r.subject for r in read(folder, "train", other)}
         assert {used.count(s) for s in used} == {2}
     assert {name: entry["records"] for name, entry in facts["shards"].items()} == {
-        "pairs/a-00000-of-00001.tfrecord": 12,
-        "pairs/b-00000-of-00001.tfrecord": 12,
+        "pairs/a-00000-of-00001.tfrecord": 6,
+        "pairs/b-00000-of-00001.tfrecord": 6,
     }
 
 
@@ -76,9 +77,38 @@ def test_partners_come_closer_to_the_truth(knees):
         for pair in read(folder, "pairs", domain):
             true, known = truth[domain, pair.subject], np.isfinite(pair.partner)
             assert known.mean() > 0.6
-            before.append(np.mean((scans[pair.partner_subject] - true)[known] ** 2))
+            unregistered = np.mean([scans[s] for s in pair.partner_subjects], 0)
+            before.append(np.mean((unregistered - true)[known] ** 2))
             after.append(np.mean((pair.partner - true)[known] ** 2))
         assert np.mean(after) < 0.75 * np.mean(before)
+
+
+def test_a_partner_is_the_mean_of_what_is_known(knees, monkeypatch):
+    folder, truth, _ = knees
+    tasks = []
+    warp = pairing._warp
+    monkeypatch.setattr(pairing, "_warp", lambda task: tasks.append(task) or warp(task))
+    monkeypatch.setattr(pairing, "KNOWN", 0.6)  # of two, both
+    pairing.pair(folder, per_volume=2, workers=1, seed=0)
+    for task in tasks[:3]:
+        both = records.decode(warp(task))
+        each = [records.decode(warp(dataclasses.replace(task, moving=[moving]))) for moving in task.moving]
+        assert both.partner_subjects == tuple(s for one in each for s in one.partner_subjects)
+        np.testing.assert_allclose(both.partner, np.mean([one.partner for one in each], 0), atol=1e-6)
+
+
+def test_more_partners_are_closer_to_the_truth(knees, tmp_path):
+    """Of all six by default, and none is left out."""
+    folder, truth, _ = knees
+    errors = {}
+    for per_volume in (1, None):
+        copy = tmp_path / f"copy{per_volume}"
+        shutil.copytree(folder, copy)
+        facts = pairing.pair(copy, per_volume=per_volume, workers=2, seed=0)
+        assert facts["per_volume"] == {"a": per_volume or KNEES, "b": per_volume or KNEES}
+        pairs = [pair for domain in ("a", "b") for pair in read(copy, "pairs", domain)]
+        errors[per_volume] = np.mean([np.nanmean((p.partner - truth[p.domain, p.subject]) ** 2) for p in pairs])
+    assert errors[None] < 0.8 * errors[1]
 
 
 def test_facts_hold_checksums_and_information(knees):

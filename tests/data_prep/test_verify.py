@@ -52,7 +52,7 @@ def restated(folder, change):
 
 def add_pairs(folder, change=lambda r: r):
     a, b = (list(records.read_shard(folder / name)) for name in (TRAIN_A, TRAIN_B))
-    pair = change(dataclasses.replace(a[0], partner=b[0].voxels, partner_subject=b[0].subject, weight=0.5))
+    pair = change(dataclasses.replace(a[0], partner=b[0].voxels, partner_subjects=(b[0].subject,), weight=0.5))
     path = folder / "pairs" / "a-00000-of-00001.tfrecord"
     records.write_shard(path, [pair])
     facts = {"records": 1, "bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -185,9 +185,9 @@ def test_pairs_are_read_as_well(folder):
 
 def test_a_pair_with_a_test_subject_or_with_itself(folder):
     outsider = next(records.read_shard(folder / TEST_A)).subject
-    add_pairs(folder, lambda r: dataclasses.replace(r, partner_subject=outsider))
+    add_pairs(folder, lambda r: dataclasses.replace(r, partner_subjects=(outsider,)))
     assert problem(folder).endswith(f"of the subject {outsider}, who is not a training subject of domain b.")
-    add_pairs(folder, lambda r: dataclasses.replace(r, partner_subject=r.subject))
+    add_pairs(folder, lambda r: dataclasses.replace(r, partner_subjects=(r.subject,)))
     assert any("with itself" in p for p in verify(folder)["problems"])
 
 

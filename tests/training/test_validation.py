@@ -56,8 +56,8 @@ def data(tmp_path_factory):
     write("val", "b", range(200, 202))
     partner = seen_as("b", anatomy(300))
     partner[0] = np.nan
-    write("pairs", "a", [300], partner=partner, partner_subject="s")
-    write("pairs", "b", [301], partner=seen_as("a", anatomy(301)), partner_subject="s")
+    write("pairs", "a", [300], partner=partner, partner_subjects=("s",))
+    write("pairs", "b", [301], partner=seen_as("a", anatomy(301)), partner_subjects=("s",))
     write_json(folder / "dataset.json", {"spacing_mm": [2.5, 2.5, 2.5]})
     return folder
 
