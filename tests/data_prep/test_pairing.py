@@ -83,8 +83,8 @@ def test_partners_come_closer_to_the_truth(knees):
         assert np.mean(after) < 0.75 * np.mean(before)
 
 
-def test_a_partner_is_the_mean_of_what_is_known(knees, monkeypatch):
-    folder, truth, _ = knees
+def test_a_partner_is_the_mean_of_what_is_known(knees, tmp_path, monkeypatch):
+    shutil.copytree(knees[0], folder := tmp_path / "copy")
     tasks = []
     warp = pairing._warp
     monkeypatch.setattr(pairing, "_warp", lambda task: tasks.append(task) or warp(task))
@@ -94,7 +94,7 @@ def test_a_partner_is_the_mean_of_what_is_known(knees, monkeypatch):
         both = records.decode(warp(task))
         each = [records.decode(warp(dataclasses.replace(task, moving=[moving]))) for moving in task.moving]
         assert both.partner_subjects == tuple(s for one in each for s in one.partner_subjects)
-        np.testing.assert_allclose(both.partner, np.mean([one.partner for one in each], 0), atol=1e-6)
+        np.testing.assert_allclose(both.partner, np.mean([one.partner for one in each], 0), atol=4e-5)  # int16
 
 
 def test_more_partners_are_closer_to_the_truth(knees, tmp_path):
