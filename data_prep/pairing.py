@@ -48,14 +48,12 @@ class Task:
         fixed, moving: the volume and the partners to be brought onto it.
         between: from the atlas of domain a to that of domain b.
         domain: of `fixed`.
-        translation: of the volume into the partners' domain, onto which they are then brought; None for none.
     """
 
     fixed: tuple[Entry, Map]
     moving: list[tuple[Entry, Map]]
     between: Map
     domain: str
-    translation: np.ndarray | None = None
 
 
 def pair(
@@ -63,7 +61,6 @@ def pair(
     per_volume: int | None = None,
     workers: int = 2,
     seed: int = 0,
-    model: str | Path | None = None,
 ) -> dict:
     """Register volumes of the training split onto each other and write RECORDS/pairs.
 
@@ -73,27 +70,23 @@ def pair(
             `PER_VOLUME`, or as many as there are.
         workers: processes.
         seed: of the choice of partners and of the sampling in the registration.
-        model: a run trained on earlier pairs of this data set. Each partner is brought onto its translation of the
-            volume, which is registration within one contrast, and pairs become better than those it learnt from.
 
     Returns:
         What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information (nats) of each
         volume with the template of its domain and of the two atlases with each other.
 
     Raises:
-        InputError: the folder is no data set, a volume has no partner from another subject, or the model is of other
-            domains or another voxel size.
+        InputError: the folder is no data set, or a volume has no partner from another subject.
     """
     from data_prep import registration
 
     folder = Path(folder)
-    info = records.read_info(folder)
+    records.read_info(folder)  # raises where it is no data set
     if (per_volume is not None and per_volume < 1) or workers < 1:
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
-    translate = {d: _translate_with(model, f"{d}2{other}", info) for d, other in OTHER.items()}
     partners = _choose(entries, per_volume, seed)
     # each volume is read, aligned, in each round deformed and settled, and at last warped
     work = (3 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
@@ -115,8 +108,7 @@ def pair(
             for number, part in enumerate(parts):
                 path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
                 # written as they come: pairs of large volumes are not held in memory
-                whole = [(dataclasses.replace(task, translation=translate[domain](task.fixed[0])),) for task in part]
-                records.write_serialized(path, parallel(_warp, whole))
+                records.write_serialized(path, parallel(_warp, [(task,) for task in part]))
                 shards[f"pairs/{path.name}"] = {
                     "records": len(part),
                     "bytes": path.stat().st_size,
@@ -126,7 +118,6 @@ def pair(
             "shards": shards,
             "seed": seed,
             "per_volume": {d: max(map(len, partners[d])) for d in OTHER},
-            "model": None if model is None else Path(model).resolve().name,
             "mutual_information": {
                 **{d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER},
                 "between": round(between.information, 4),
@@ -134,23 +125,6 @@ def pair(
         }
         write_json(out / "pairs.json", facts)
     return facts
-
-
-def _translate_with(model: str | Path | None, direction: str, info: dict) -> Callable[[Entry], np.ndarray | None]:
-    if model is None:
-        return lambda entry: None
-    from cyclescan.inference.translator import Translator
-
-    translator = Translator.load(model, direction)
-    names, spacings = zip(*((_names(about), about["spacing_mm"]) for about in (info, translator.data)), strict=True)
-    if names[0] != names[1] or not np.allclose(*spacings, rtol=1e-3):
-        ours, its = (f"{n} at {' x '.join(f'{v:g}' for v in s)} mm" for n, s in zip(names, spacings, strict=True))
-        raise InputError(f"--model {model} is of {its}; these records are of {ours}.")
-    return lambda entry: translator.translate_array(records.decode(records.read_at(*entry)).voxels)
-
-
-def _names(data: dict) -> str:
-    return ", ".join(f"{domain}={data['domains'][domain]['name']}" for domain in OTHER)
 
 
 def _choose(entries: dict[str, list[Entry]], per_volume: int | None, seed: int) -> dict[str, list[list[int]]]:
@@ -207,11 +181,7 @@ def _warp(task: Task) -> bytes:
     for entry, to_moving in task.moving:
         moving = records.decode(records.read_at(*entry))
         image = registration.image_of(moving.voxels, spacing_of(moving.affine))
-        way = [*to_moving.forward(), *to_other_atlas]
-        partner = registration.resample(image, grid, way)
-        if task.translation is not None:
-            way.append(registration.onto_translation(task.translation, partner, spacing_of(fixed.affine)))
-            partner = registration.resample(image, grid, way)
+        partner = registration.resample(image, grid, [*to_moving.forward(), *to_other_atlas])
         subjects.append(moving.subject)
         total += np.nan_to_num(partner, nan=0.0)
         known += np.isfinite(partner)
@@ -228,17 +198,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help=f"volumes of other subjects whose mean is a volume's partner; by default {PER_VOLUME}, or all there are",
     )
-    parser.add_argument(
-        "--model",
-        default=None,
-        help="a run trained on earlier pairs of these records: partners are brought onto its translations, and a run "
-        "on the new pairs becomes better",
-    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed, arguments.model)
+    facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed)
     count = sum(shard["records"] for shard in facts["shards"].values())
     log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / "pairs")

@@ -29,8 +29,6 @@ OUTSIDE = -9.0  # marks voxels beyond the field of view while resampling
 NOISE_MM, NEIGHBOURHOOD_MM, FLAT = 2.0, 10.0, 0.4
 FIELD_SIGMA = 3.0  # voxels; smooths the displacements
 ITERATIONS = {2: 30, 1: 20}  # of the demons on each level: voxels are this much larger
-# Onto a translation, which has the contrast of what is registered and no noise, demons compare plain intensities.
-FINE_MM, FINE_SIGMA = 1.5, 1.5
 
 Parallel = Callable[[Callable, Sequence[tuple]], Iterable]
 
@@ -83,9 +81,9 @@ def image_of(array: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Image:
     return image
 
 
-def coarse(image: sitk.Image, edge_mm: float = COARSE_MM) -> sitk.Image:
-    """The image on a grid no finer than `edge_mm`, where it is not coarse already."""
-    factor = np.maximum(1, np.floor(edge_mm / np.asarray(image.GetSpacing()))).astype(int)
+def coarse(image: sitk.Image) -> sitk.Image:
+    """The image on a grid no finer than `COARSE_MM`, where it is not coarse already."""
+    factor = np.maximum(1, np.floor(COARSE_MM / np.asarray(image.GetSpacing()))).astype(int)
     return sitk.BinShrink(image, [int(f) for f in factor]) if (factor > 1).any() else image
 
 
@@ -165,19 +163,6 @@ def build_atlas(images: Sequence[sitk.Image], parallel: Parallel, seed: int = 0)
     return Atlas(atlas, maps)
 
 
-def onto_translation(translation: np.ndarray, partner: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Transform:
-    """The displacements that bring a warped partner onto a translation of the volume that it was warped to.
-
-    Args:
-        translation: (depth, height, width) on [-1, 1].
-        partner: of the same shape and contrast, NaN where it is not known.
-        spacing_mm: of both.
-    """
-    partner = np.where(np.isnan(partner), translation, partner)  # no force where there is nothing
-    fixed, moving = (coarse(image_of(array, spacing_mm), FINE_MM) for array in (translation, partner))
-    return _field_transform(_demons(fixed, moving, FINE_SIGMA))
-
-
 def _deform(atlas: sitk.Image, image: sitk.Image, start: Map) -> sitk.Image:
     """Displacements (mm, on the atlas's grid) that carry on from the affine part of `start`: fast symmetric demons.
 
@@ -187,18 +172,18 @@ def _deform(atlas: sitk.Image, image: sitk.Image, start: Map) -> sitk.Image:
     aligned = resample(image, atlas, [start.forward()[0]])
     aligned = np.where(np.isnan(aligned), array, aligned)  # no force where there is nothing
     fixed, moving = (_like(_local_contrast(a, atlas.GetSpacing()), atlas) for a in (array, aligned))
-    return _demons(fixed, moving, FIELD_SIGMA)
+    return _demons(fixed, moving)
 
 
-def _demons(fixed: sitk.Image, moving: sitk.Image, sigma: float) -> sitk.Image:
-    """Displacements in mm from `fixed` to `moving`, coarse to fine; `sigma` (voxels) smooths them."""
+def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
+    """Displacements in mm from `fixed` to `moving`, coarse to fine."""
     field = None
     for factor, iterations in ITERATIONS.items():
         shrink = [factor if n >= 8 * factor else 1 for n in fixed.GetSize()]
         level = sitk.Shrink(fixed, shrink)
         demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
         demons.SetNumberOfIterations(iterations)
-        demons.SetStandardDeviations([sigma] * 3)
+        demons.SetStandardDeviations([FIELD_SIGMA] * 3)
         if field is None:
             field = demons.Execute(level, sitk.Shrink(moving, shrink))
         else:

@@ -58,8 +58,6 @@ def test_doors_open_downwards(path):
 def test_data_prep_uses_the_ground_floors_only(path):
     allowed = {"errors", "files", "command", "page", "__init__", "volume", "acquisition", "config"}
     allowed |= {"preprocessing", "records", "guard", "dicom"}
-    if path == ROOT / "data_prep/pairing.py":
-        allowed.add("inference")  # partners are brought onto a trained model's translations
     for name in imports(path):
         if name.split(".")[0] == "cyclescan":
             assert room(name) in allowed, f"{path} imports {name}"

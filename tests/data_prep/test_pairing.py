@@ -15,7 +15,6 @@ from data_prep import pairing
 from data_prep.parallel import processes
 from data_prep.phantom import make_subject
 from tests.conftest import write_records
-from tests.inference import tiny
 
 SHAPE = (16, 32, 32)
 KNEES = 6  # for each domain
@@ -128,34 +127,6 @@ def test_bytes_depend_on_the_seed_and_not_on_the_workers(knees, tmp_path):
     shutil.copytree(folder, copy)
     assert pairing.pair(copy, per_volume=2, workers=2, seed=0)["shards"] == facts["shards"]
     assert pairing.pair(copy, per_volume=2, workers=1, seed=1)["shards"] != facts["shards"]
-
-
-def test_translations_bring_partners_closer(knees, tmp_path, monkeypatch):
-    """With the best of all translations, the truth itself, which stands in for a model here."""
-    folder, truth, _ = knees
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-
-    def translations(model, direction, info):
-        assert model == "runs/first"
-        return lambda entry: truth[direction[0], records.decode(records.read_at(*entry)).subject]
-
-    monkeypatch.setattr(pairing, "_translate_with", translations)
-    facts = pairing.pair(copy, per_volume=2, workers=1, seed=0, model="runs/first")
-    assert facts["model"] == "first"
-
-    def errors(folder, domain):
-        return [np.nanmean((p.partner - truth[domain, p.subject]) ** 2) for p in read(folder, "pairs", domain)]
-
-    for domain in ("a", "b"):
-        assert np.mean(errors(copy, domain)) < 0.9 * np.mean(errors(folder, domain))
-
-
-def test_a_model_of_other_records_is_refused(tmp_path):
-    folder, run = write_records(tmp_path / "records"), tiny.write_run(tmp_path / "run")
-    its = "a=ciss, b=ct at 8 x 8 x 8 mm; these records are of a=ciss, b=dess at 3 x 2 x 2 mm"
-    with pytest.raises(InputError, match=f"is of {its}"):
-        pairing.pair(folder, per_volume=1, workers=1, model=run.path)
 
 
 def test_a_killed_process_ends_it(tmp_path):
