@@ -9,7 +9,8 @@ from cyclescan.errors import InputError
 
 # The pair term stays on in the adversarial phase, and a cycle term as heavy as in CycleGAN makes the generators hide in
 # one contrast what the other needs (CONTRIBUTING.md has the figures), which back-translation does not
-# (benchmarks/results/recipe.md).
+# (benchmarks/results/recipe.md). Partners that are means have so little noise that a learning rate of five times
+# CycleGAN's is better.
 KNEE = Config(
     patch_shape=(32, 128, 128),
     learning_rate=1e-3,

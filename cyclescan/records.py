@@ -111,7 +111,9 @@ def decode(serialized: bytes) -> Record:
             key: feature[key].bytes_list.value[0].decode()
             for key in ("kind", "domain", "domain_name", "subject", "preprocessing")
         }
-        partner_subjects = tuple(s.decode() for s in feature["partner_subject"].bytes_list.value if s)
+        named = feature["partner_subject"].bytes_list.value
+        if not named:
+            raise ValueError("it lacks partner_subject")
         partner = feature["partner"].bytes_list.value[0]
         mask = feature["mask"].bytes_list.value[0] if version > 1 else b""
         preprocessing = json.loads(texts["preprocessing"])
@@ -125,7 +127,7 @@ def decode(serialized: bytes) -> Record:
             subject=texts["subject"],
             preprocessing=preprocessing,
             partner=_unpack(partner, shape) if partner else None,
-            partner_subjects=partner_subjects,
+            partner_subjects=tuple(s.decode() for s in named if s),
             weight=float(feature["weight"].float_list.value[0]),
             mask=_unpack_mask(mask, shape) if mask else None,
         )

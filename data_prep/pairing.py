@@ -56,12 +56,7 @@ class Task:
     domain: str
 
 
-def pair(
-    folder: str | Path,
-    per_volume: int | None = None,
-    workers: int = 2,
-    seed: int = 0,
-) -> dict:
+def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, seed: int = 0) -> dict:
     """Register volumes of the training split onto each other and write RECORDS/pairs.
 
     Args:
@@ -138,9 +133,10 @@ def _choose(entries: dict[str, list[Entry]], per_volume: int | None, seed: int) 
         for subject in subjects[domain]:
             allowed = [i for i, s in enumerate(subjects[other]) if s != subject]
             if len(allowed) < (per_volume or 1):
+                needed = f"--per-volume {per_volume} needs as many" if per_volume else "one is needed"
                 raise InputError(
                     f"A volume of domain {domain} has {len(allowed)} volumes of other subjects in domain {other} to be "
-                    f"paired with; --per-volume {per_volume or 1} needs as many."
+                    f"paired with; {needed}."
                 )
             order = sorted(allowed, key=lambda i: (used[i], rng.random()))[: per_volume or PER_VOLUME]
             used[order] += 1

@@ -177,5 +177,7 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
         for subject, where in ((record.subject, domain), *((s, other) for s in record.partner_subjects)):
             if subject not in info["splits"]["train"][where]:
                 yield f"is of the subject {subject}, who is not a training subject of domain {where}"
+        if not record.partner_subjects:
+            yield "is a pair that names no partner"
         if record.subject in record.partner_subjects:
             yield f"pairs the subject {record.subject} with itself"

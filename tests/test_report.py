@@ -189,6 +189,7 @@ def test_settings_and_facts(whole):
     words = Page(path.read_text()).words
     changed = words[words.index("What differs from the preset demo") : words.index("other settings")]
     assert "patch_shape 8 × 16 × 16 32 × 64 × 64" in changed
+    assert "learning_rate 0.0002 0.001" in changed
     assert "beta_1" not in changed  # as in the preset
     assert "test volumes 2 ciss, 2 dess; 2 subjects in both domains" in words
     assert "train volumes 4 ciss, 4 dess; 0 subjects in both domains" in words

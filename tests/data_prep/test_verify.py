@@ -189,6 +189,8 @@ def test_a_pair_with_a_test_subject_or_with_itself(folder):
     assert problem(folder).endswith(f"of the subject {outsider}, who is not a training subject of domain b.")
     add_pairs(folder, lambda r: dataclasses.replace(r, partner_subjects=(r.subject,)))
     assert any("with itself" in p for p in verify(folder)["problems"])
+    add_pairs(folder, lambda r: dataclasses.replace(r, partner_subjects=()))
+    assert problem(folder).endswith("is a pair that names no partner.")
 
 
 @pytest.mark.parametrize(
