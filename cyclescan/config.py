@@ -30,7 +30,6 @@ LEAST = {
     "discriminator_filters": 1,
     "discriminator_kernel": 1,
     "pool_size": 0,
-    "back_sharpening": 0,
 }
 
 
@@ -73,7 +72,6 @@ class Config:
     lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
     lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
-    back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
     # schedule, as fractions of the run
     steps: int = 1000
     warmup: float = 0.0  # only the pair term (and that of `lambda_back`), before the adversarial phase begins

@@ -38,7 +38,6 @@ def test_dictionary_round_trip():
         ("learning_rate=nan", "positive"),
         ("pool_size=-1", "at least 0"),
         ("generator_kernel=0", "at least 1"),
-        ("back_sharpening=-1", "at least 0"),
     ],
 )
 def test_wrong_settings_are_named(setting, sentence):

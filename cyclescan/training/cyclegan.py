@@ -18,7 +18,6 @@ from cyclescan.training.image_pool import ImagePool
 
 # Each call of a discriminator in one part of a step has a dropout mask of its own; there are fewer calls than this.
 MASKS = 4
-SHARPENED_DETAIL = 3  # voxels: detail is what differs from the mean over such a cube
 
 
 class CycleGAN(tf.Module):
@@ -242,33 +241,28 @@ class CycleGAN(tf.Module):
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
         if back and self.config.lambda_back:
-            terms |= self._back_terms(batch, drawn)
+            terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
-    def _back_terms(self, batch: dict, drawn: tf.Tensor) -> dict:
-        """What each generator makes of translations, against the real volumes that those are of.
+    def _back_terms(self, batch: dict, fakes: dict, drawn: tf.Tensor) -> dict:
+        """What each generator makes of the other's translations, against the real volumes that those are of.
 
         Here a generator has pairs that fit to the voxel, and whose target is real. Unlike a cycle loss, nothing of it
         reaches the generator that made the translation, which could else hide in it what the way back needs; the noise
         of a real volume covers what is hidden all the same. (Back-translation, as Sennrich et al. 2016 name it for
-        texts.) The translations are the running averages', a slow teacher: two generators that learn from each other
-        at once drift together from what the details of their translations meant. They are sharpened at random, so
-        that the generator that reads them does not rely on their being smoother than real volumes.
+        texts.)
         """
-        terms, config = {}, self.config
+        terms = {}
         for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
-            teacher = self.translators[f"{source}2{target}"]
-            given = tf.stop_gradient(kernels.forward(teacher, batch[f"real_{source}"]))
+            given = tf.stop_gradient(fakes[target])
             batch_size, *shape = given.shape
             # by the volume's number, so that it is the same however the batch is divided
-            keys = [tf.stack([2 * self.seed + i, drawn * batch_size + n]) for n in range(batch_size)]
-            if config.back_sharpening:
-                others = [tf.random.experimental.stateless_fold_in(key, 1) for key in keys]
-                factor = tf.stack([tf.random.stateless_uniform([1, 1, 1, 1], key) for key in others])
-                detail = given - losses.smoothed(given, SHARPENED_DETAIL)
-                given += tf.cast(config.back_sharpening * factor, given.dtype) * detail
-                given = tf.clip_by_value(given, -1.0, 1.0)
-            noise = tf.stack([tf.random.stateless_normal(shape, key) for key in keys])
+            noise = tf.stack(
+                [
+                    tf.random.stateless_normal(shape, tf.stack([2 * self.seed + i, drawn * batch_size + n]))
+                    for n in range(batch_size)
+                ]
+            )
             given += tf.cast(losses.noise_sd(batch[f"real_{target}"], self.finest_plane) * noise, given.dtype)
             result = self._translate(f"{target}2{source}", given)
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
@@ -304,7 +298,7 @@ class CycleGAN(tf.Module):
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
         if back and config.lambda_back:
-            terms |= self._back_terms(batch, drawn)
+            terms |= self._back_terms(batch, fakes, drawn)
         return fakes, terms
 
     def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:
