@@ -105,6 +105,9 @@ class Networks:
         for source, target in (("a", "b"), ("b", "a")) if config.lambda_cycle else ():
             cycled = self.call(f"{target}2{source}", weights, fakes[target])
             total += config.lambda_cycle * losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
+        for source, target in (("a", "b"), ("b", "a")) if config.lambda_back else ():
+            result = self.call(f"{target}2{source}", weights, ops.stop_gradient(fakes[target]))
+            total += config.lambda_back * losses.difference(result, batch[f"real_{source}"], "l1")
         return LOSS_SCALE * total
 
 
