@@ -32,6 +32,7 @@ def test_dictionary_round_trip():
         ("lambda_cycle=nan", "finite"),
         ("augment=maybe", "true or false"),
         ("warmup=2", "between 0 and 1"),
+        ("pair_share=1.1", "between 0 and 1"),
         ("discriminator_dropout=1", "[0, 1)"),
         ("beta_1=1", "[0, 1)"),
         ("learning_rate=0", "positive"),

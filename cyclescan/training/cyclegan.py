@@ -221,7 +221,8 @@ class CycleGAN(tf.Module):
         return drawn
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
-        total = tf.add_n([self._weight(term) * value for term, value in terms.items()])
+        adversarial = any(term.startswith("adversarial_") for term in terms)
+        total = tf.add_n([self._weight(term, adversarial) * value for term, value in terms.items()])
         return self.optimizers[name].scale_loss(total)
 
     def _apply(self, name: str, gradients: list) -> dict:
@@ -336,13 +337,14 @@ class CycleGAN(tf.Module):
             measures[f"accuracy_{name}"] = losses.accuracy(real_logits, fake_logits, kind)
         return terms, measures
 
-    def _weight(self, name: str) -> float:
+    def _weight(self, name: str, adversarial: bool) -> float:
         kind = name.rpartition("_")[0]
         if kind == "discriminator":
             return 1.0
-        # the report's L_GC is half the sum of the two directions
-        factor = 0.5 if kind == "gradient_consistency" else 1.0
-        return factor * getattr(self.config, f"lambda_{kind}")
+        weight = getattr(self.config, f"lambda_{kind}")
+        if kind == "gradient_consistency":
+            return 0.5 * weight  # the report's L_GC is half the sum of the two directions
+        return weight * self.config.pair_share if kind == "pair" and adversarial else weight
 
     def _average(self) -> None:
         """Move the running averages of the generators' weights."""

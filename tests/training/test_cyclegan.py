@@ -1,5 +1,6 @@
 """The step, against a plain transcription of it."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -409,3 +410,18 @@ def test_what_goes_back_is_sharpened_at_random(monkeypatch):
     assert 0 < factor < 2
     expected = tf.clip_by_value(plain + factor * detail, -1.0, 1.0) - plain
     np.testing.assert_allclose(added, expected, atol=1e-3)
+
+
+def test_the_pair_term_is_lighter_in_the_adversarial_phase_alone():
+    def norms(share):
+        """Of the gradients in the warm-up and in the adversarial phase, whose other terms weigh nothing."""
+        model = back_model("lambda_back=0", "lambda_adversarial=1e-9", f"pair_share={share}")
+        found = []
+        for terms in (functools.partial(model._pair_terms, back=False), model._generator_terms):
+            (gradients, _, _), _ = model._gradients(back_batch(), 0, terms, False)
+            found.append(float(tf.linalg.global_norm(gradients["generators"])))
+        return found
+
+    (warmup, whole), (same, light) = norms(1), norms(0.3)
+    assert same == pytest.approx(warmup, rel=1e-4)
+    assert light == pytest.approx(0.3 * whole, rel=1e-3)
