@@ -49,7 +49,10 @@ def peak(dtype: str, edge: int) -> float:
 
 
 class Networks:
-    """The networks of one measure as functions of their weights: generators "a2b", "b2a", discriminators "a", "b"."""
+    """The networks of one measure as functions of their weights: generators "a2b", "b2a", discriminators "a", "b".
+
+    "average_a2b" and "average_b2a" make what goes back; gradients to them are not taken.
+    """
 
     def __init__(self, config, measure: str):
         import keras
@@ -60,7 +63,8 @@ class Networks:
         self.config = config
         # none that is not measured: it would count in the memory
         both = measure == "generator terms"
-        generators = ("a2b", "b2a") if both else ("a2b",) if measure.startswith("generator") else ()
+        self.constant = ("a", "b", *(("average_a2b", "average_b2a") if config.lambda_back else ()))
+        generators = ("a2b", "b2a", *self.constant[2:]) if both else ("a2b",) if measure.startswith("generator") else ()
         discriminators = ("a", "b") if both else ("a",) if measure.startswith("discriminator") else ()
         self.models = {name: build_generator(config, name, seed) for seed, name in enumerate(generators)}
         self.models |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
@@ -106,7 +110,8 @@ class Networks:
             cycled = self.call(f"{target}2{source}", weights, fakes[target])
             total += config.lambda_cycle * losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
         for source, target in (("a", "b"), ("b", "a")) if config.lambda_back else ():
-            result = self.call(f"{target}2{source}", weights, ops.stop_gradient(fakes[target]))
+            given = self.call(f"average_{source}2{target}", weights, batch[f"real_{source}"])
+            result = self.call(f"{target}2{source}", weights, ops.stop_gradient(given))
             total += config.lambda_back * losses.difference(result, batch[f"real_{source}"], "l1")
         return LOSS_SCALE * total
 
@@ -125,7 +130,7 @@ def prepared(networks: Networks, measure: str):
     forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in networks.models.items()}
     if measure == "generator terms":
         operations = generator_operations(config, forward_operations["a2b"], forward_operations["a"])
-        arguments = (networks.weights("a2b", "b2a"), networks.weights("a", "b"), batch)
+        arguments = (networks.weights("a2b", "b2a"), networks.weights(*networks.constant), batch)
         return jax.value_and_grad(networks.generator_terms), arguments, operations
     network, _, gradients = measure.partition(" and ")
     name = {"generator": "a2b", "discriminator": "a"}[network]

@@ -55,8 +55,9 @@ def peak() -> float:
 def generator_operations(config, generator: float, discriminator: float) -> float:
     """Of all generator terms with their gradients, from those of one pass through a network of each kind."""
     passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_back) + 2 * bool(config.lambda_identity)
+    teaching = 2 * bool(config.lambda_back)  # translations that go back, without gradients
     judging = 2 * 2 * bool(config.lambda_adversarial)
-    return 3 * passes * generator + judging * discriminator
+    return (3 * passes + teaching) * generator + judging * discriminator
 
 
 def operations(config, model) -> dict[str, float]:

@@ -30,6 +30,7 @@ LEAST = {
     "discriminator_filters": 1,
     "discriminator_kernel": 1,
     "pool_size": 0,
+    "back_sharpening": 0,
 }
 
 
@@ -71,7 +72,9 @@ class Config:
     lambda_gradient_consistency: float = 0.0
     lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
+    pair_share: float = 1.0  # of lambda_pair, which is left in the adversarial phase
     lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
+    back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
     # schedule, as fractions of the run
     steps: int = 1000
     warmup: float = 0.0  # only the pair term (and that of `lambda_back`), before the adversarial phase begins
@@ -108,7 +111,7 @@ class Config:
             value = getattr(self, field.name)
             if field.name.startswith("lambda_") and not 0 <= value < float("inf"):
                 raise InputError(f"{field.name} is {value}; it must be a finite number of at least 0.")
-        for key in ("warmup", "discriminator_warmup", "back_from", "decay_from"):
+        for key in ("pair_share", "warmup", "discriminator_warmup", "back_from", "decay_from"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
         for key in ("discriminator_dropout", "average_decay", "beta_1"):

@@ -26,6 +26,14 @@ def difference(predicted, reference, kind: str, weight=None):
     return ops.mean(error if weight is None else error * _float32(weight))
 
 
+def smoothed(volumes, window: int):
+    """The mean over a cube of `window` voxels (odd) around each voxel, of what lies in the volume."""
+    for axis in range(3):  # one after the other: 3 sums of `window` instead of its cube
+        pool = [window if i == axis else 1 for i in range(3)]
+        volumes = ops.average_pool(volumes, pool, strides=1, padding="same")
+    return volumes
+
+
 def noise_sd(volumes, plane: tuple[int, int] = (2, 3)):
     """The standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each axis.
 

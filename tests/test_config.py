@@ -32,12 +32,14 @@ def test_dictionary_round_trip():
         ("lambda_cycle=nan", "finite"),
         ("augment=maybe", "true or false"),
         ("warmup=2", "between 0 and 1"),
+        ("pair_share=1.1", "between 0 and 1"),
         ("discriminator_dropout=1", "[0, 1)"),
         ("beta_1=1", "[0, 1)"),
         ("learning_rate=0", "positive"),
         ("learning_rate=nan", "positive"),
         ("pool_size=-1", "at least 0"),
         ("generator_kernel=0", "at least 1"),
+        ("back_sharpening=-1", "at least 0"),
     ],
 )
 def test_wrong_settings_are_named(setting, sentence):

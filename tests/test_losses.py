@@ -19,6 +19,13 @@ def test_difference_by_hand():
     assert float(losses.difference(a, b, "l1", weight)) == pytest.approx(1.125)
 
 
+def test_smoothed_is_the_mean_of_what_lies_in_the_volume():
+    x = volume()
+    inside = ndimage.uniform_filter(np.ones_like(x[0, ..., 0]), 5, mode="constant")
+    expected = ndimage.uniform_filter(x[0, ..., 0], 5, mode="constant") / inside
+    np.testing.assert_allclose(losses.smoothed(x, 5)[0, ..., 0], expected, atol=1e-5)
+
+
 def test_adversarial_values():
     zero = np.zeros((1, 2, 2, 2, 1), "f4")
     assert float(losses.adversarial(zero, True, "bce")) == pytest.approx(np.log(2))

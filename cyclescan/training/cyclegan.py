@@ -18,6 +18,7 @@ from cyclescan.training.image_pool import ImagePool
 
 # Each call of a discriminator in one part of a step has a dropout mask of its own; there are fewer calls than this.
 MASKS = 4
+SHARPENED_DETAIL = 3  # voxels: detail is what differs from the mean over such a cube
 
 
 class CycleGAN(tf.Module):
@@ -220,7 +221,8 @@ class CycleGAN(tf.Module):
         return drawn
 
     def _scaled(self, name: str, terms: dict) -> tf.Tensor:
-        total = tf.add_n([self._weight(term) * value for term, value in terms.items()])
+        adversarial = any(term.startswith("adversarial_") for term in terms)
+        total = tf.add_n([self._weight(term, adversarial) * value for term, value in terms.items()])
         return self.optimizers[name].scale_loss(total)
 
     def _apply(self, name: str, gradients: list) -> dict:
@@ -241,28 +243,33 @@ class CycleGAN(tf.Module):
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
         if back and self.config.lambda_back:
-            terms |= self._back_terms(batch, fakes, drawn)
+            terms |= self._back_terms(batch, drawn)
         return fakes, terms
 
-    def _back_terms(self, batch: dict, fakes: dict, drawn: tf.Tensor) -> dict:
-        """What each generator makes of the other's translations, against the real volumes that those are of.
+    def _back_terms(self, batch: dict, drawn: tf.Tensor) -> dict:
+        """What each generator makes of translations, against the real volumes that those are of.
 
         Here a generator has pairs that fit to the voxel, and whose target is real. Unlike a cycle loss, nothing of it
         reaches the generator that made the translation, which could else hide in it what the way back needs; the noise
         of a real volume covers what is hidden all the same. (Back-translation, as Sennrich et al. 2016 name it for
-        texts.)
+        texts.) The translations are the running averages', a slow teacher: two generators that learn from each other
+        at once drift together from what the details of their translations meant. They are sharpened at random, so
+        that the generator that reads them does not rely on their being smoother than real volumes.
         """
-        terms = {}
+        terms, config = {}, self.config
         for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
-            given = tf.stop_gradient(fakes[target])
+            teacher = self.translators[f"{source}2{target}"]
+            given = tf.stop_gradient(kernels.forward(teacher, batch[f"real_{source}"]))
             batch_size, *shape = given.shape
             # by the volume's number, so that it is the same however the batch is divided
-            noise = tf.stack(
-                [
-                    tf.random.stateless_normal(shape, tf.stack([2 * self.seed + i, drawn * batch_size + n]))
-                    for n in range(batch_size)
-                ]
-            )
+            keys = [tf.stack([2 * self.seed + i, drawn * batch_size + n]) for n in range(batch_size)]
+            if config.back_sharpening:
+                others = [tf.random.experimental.stateless_fold_in(key, 1) for key in keys]
+                factor = tf.stack([tf.random.stateless_uniform([1, 1, 1, 1], key) for key in others])
+                detail = given - losses.smoothed(given, SHARPENED_DETAIL)
+                given += tf.cast(config.back_sharpening * factor, given.dtype) * detail
+                given = tf.clip_by_value(given, -1.0, 1.0)
+            noise = tf.stack([tf.random.stateless_normal(shape, key) for key in keys])
             given += tf.cast(losses.noise_sd(batch[f"real_{target}"], self.finest_plane) * noise, given.dtype)
             result = self._translate(f"{target}2{source}", given)
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
@@ -298,7 +305,7 @@ class CycleGAN(tf.Module):
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
         if back and config.lambda_back:
-            terms |= self._back_terms(batch, fakes, drawn)
+            terms |= self._back_terms(batch, drawn)
         return fakes, terms
 
     def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:
@@ -330,13 +337,14 @@ class CycleGAN(tf.Module):
             measures[f"accuracy_{name}"] = losses.accuracy(real_logits, fake_logits, kind)
         return terms, measures
 
-    def _weight(self, name: str) -> float:
+    def _weight(self, name: str, adversarial: bool) -> float:
         kind = name.rpartition("_")[0]
         if kind == "discriminator":
             return 1.0
-        # the report's L_GC is half the sum of the two directions
-        factor = 0.5 if kind == "gradient_consistency" else 1.0
-        return factor * getattr(self.config, f"lambda_{kind}")
+        weight = getattr(self.config, f"lambda_{kind}")
+        if kind == "gradient_consistency":
+            return 0.5 * weight  # the report's L_GC is half the sum of the two directions
+        return weight * self.config.pair_share if kind == "pair" and adversarial else weight
 
     def _average(self) -> None:
         """Move the running averages of the generators' weights."""

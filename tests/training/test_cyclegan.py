@@ -1,5 +1,6 @@
 """The step, against a plain transcription of it."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.plain import PlainCycleGAN
+from cyclescan import losses
 from cyclescan.config import Config
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.image_pool import ImagePool
@@ -338,9 +340,10 @@ def test_pool_of_size_zero_passes_through():
     pool.keep(x, 0)
 
 
-def back_model():
+def back_model(*more):
     settings = ["patch_shape=8,16,16", "generator_levels=2", "generator_filters=4", "discriminator_levels=1"]
-    return CycleGAN(Config().with_settings([*settings, "lambda_pair=10", "lambda_back=5", "lambda_cycle=0"]), 0)
+    settings += ["lambda_pair=10", "lambda_back=5", "lambda_cycle=0", *more]
+    return CycleGAN(Config().with_settings(settings), 0)
 
 
 def back_batch():
@@ -352,8 +355,7 @@ def back_batch():
 def test_the_way_back_teaches_only_the_generator_that_takes_it():
     model, data = back_model(), back_batch()
     with tf.GradientTape() as tape:
-        fakes, _ = model._pair_terms(data, tf.constant(0, tf.int64), back=False)
-        term = model._back_terms(data, fakes, tf.constant(0, tf.int64))["back_aba"]
+        term = model._back_terms(data, tf.constant(0, tf.int64))["back_aba"]
     networks = {name: generator.trainable_variables for name, generator in model.generators.items()}
     gradients = tape.gradient(term, networks)
     assert all(g is None for g in gradients["a2b"])
@@ -374,7 +376,52 @@ def test_noise_on_the_way_back_is_drawn_anew_and_again():
     model, data = back_model(), back_batch()
 
     def term(number):
-        fakes, _ = model._pair_terms(data, tf.constant(number, tf.int64), back=False)
-        return float(model._back_terms(data, fakes, tf.constant(number, tf.int64))["back_aba"])
+        return float(model._back_terms(data, tf.constant(number, tf.int64))["back_aba"])
 
     assert term(0) == term(0) != term(1)
+
+
+def test_the_teacher_of_the_way_back_is_the_running_average():
+    model, data = back_model("average_decay=0.9"), back_batch()
+
+    def term():
+        return float(model._back_terms(data, tf.constant(0, tf.int64))["back_aba"])
+
+    before = term()
+    for variable in model.generators["a2b"].trainable_variables:
+        variable.assign(variable * 2 + 0.1)
+    assert term() == before
+    for variable in model.translators["a2b"].trainable_variables:
+        variable.assign(variable * 2 + 0.1)
+    assert term() != before
+
+
+def test_what_goes_back_is_sharpened_at_random(monkeypatch):
+    seen = {}
+    for sharpening in (0, 2):
+        model, data = back_model(f"back_sharpening={sharpening}"), back_batch()
+        monkeypatch.setattr(model, "_translate", lambda _, given, at=sharpening: seen.update({at: given}) or given)
+        model._back_terms(data, tf.constant(0, tf.int64))
+    # the noise is the same; so is the clipping, where the detail is not sharpened
+    plain = model.translators["b2a"](data["real_b"], training=True)
+    detail = plain - losses.smoothed(plain, 3)
+    added = seen[2] - seen[0]
+    factor = np.median(added / detail)
+    assert 0 < factor < 2
+    expected = tf.clip_by_value(plain + factor * detail, -1.0, 1.0) - plain
+    np.testing.assert_allclose(added, expected, atol=1e-3)
+
+
+def test_the_pair_term_is_lighter_in_the_adversarial_phase_alone():
+    def norms(share):
+        """Of the gradients in the warm-up and in the adversarial phase, whose other terms weigh nothing."""
+        model = back_model("lambda_back=0", "lambda_adversarial=1e-9", f"pair_share={share}")
+        found = []
+        for terms in (functools.partial(model._pair_terms, back=False), model._generator_terms):
+            (gradients, _, _), _ = model._gradients(back_batch(), 0, terms, False)
+            found.append(float(tf.linalg.global_norm(gradients["generators"])))
+        return found
+
+    (warmup, whole), (same, light) = norms(1), norms(0.3)
+    assert same == pytest.approx(warmup, rel=1e-4)
+    assert light == pytest.approx(0.3 * whole, rel=1e-3)
