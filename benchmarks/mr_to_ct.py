@@ -179,8 +179,8 @@ CONCLUSIONS = """
   surroundings. Between CISS and DESS the consistency of true pairs is 0.08.
 - Four times the subjects gain 7 HU, 1.0 dB and 0.05 of Dice without the term: less than leaving out the term of
   weight 0.3.
-- Registered pseudo-pairs do more than any of these: `saved_models/digital-knee-ct` has 43 HU, 30.0 dB and a Dice of
-  0.78 after 1000 steps.
+- Registered pseudo-pairs do more than any of these, by 47 HU and 6 dB, and with 6 subjects nearly what they do with
+  24. Their registration, two minutes for 24 subjects, is not in the eight.
 
 ## What cannot
 
