@@ -63,8 +63,9 @@ class Networks:
         self.config = config
         # none that is not measured: it would count in the memory
         both = measure == "generator terms"
-        self.constant = ("a", "b", *(("average_a2b", "average_b2a") if config.lambda_back else ()))
-        generators = ("a2b", "b2a", *self.constant[2:]) if both else ("a2b",) if measure.startswith("generator") else ()
+        averages = ("average_a2b", "average_b2a") if config.lambda_back else ()
+        self.constant = ("a", "b", *averages)
+        generators = ("a2b", "b2a", *averages) if both else ("a2b",) if measure.startswith("generator") else ()
         discriminators = ("a", "b") if both else ("a",) if measure.startswith("discriminator") else ()
         self.models = {name: build_generator(config, name, seed) for seed, name in enumerate(generators)}
         self.models |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
