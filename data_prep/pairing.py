@@ -3,7 +3,7 @@
 Adversarial and cycle terms cannot tell a translation from its inverted or identical counterpart; a registered volume
 of another subject can. Registering across contrasts is hard and within one it is easy, so the way between two volumes
 leads through an atlas of each domain: within a domain, affine and then deformable registration to the median volume;
-from one atlas to the other, which are free of noise, an affine transform by mutual information. Any volume is then one
+from one atlas to the other, which are free of noise, an affine transform by mutual information under the skin. Any volume is then one
 resampling away from any other. No registration meets every detail of another subject, and each misses others, so the
 mean of many is closer to the truth than any one is. No paired data enters. CONTRIBUTING.md has the figures of this and
 of what it replaced.
@@ -90,7 +90,7 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         for domain in ("a", "b"):
             images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]]))
             atlases[domain] = registration.build_atlas(images, parallel, seed)
-        between = registration.register_affine(atlases["a"].image, atlases["b"].image, seed)
+        between = registration.register_contrasts(atlases["a"].image, atlases["b"].image, seed)
         out.mkdir()
         shards: dict[str, dict] = {}
         ways = {d: list(zip(entries[d], atlases[d].maps, strict=True)) for d in OTHER}

@@ -14,6 +14,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own habit
 from scipy import ndimage
 
+from cyclescan.preprocessing import body
+
 log = logging.getLogger(__name__)
 
 # sums over several threads would change the result from run to run; processes make it fast
@@ -29,6 +31,9 @@ OUTSIDE = -9.0  # marks voxels beyond the field of view while resampling
 NOISE_MM, NEIGHBOURHOOD_MM, FLAT = 2.0, 10.0, 0.4
 FIELD_SIGMA = 3.0  # voxels; smooths the displacements
 ITERATIONS = {2: 30, 1: 20}  # of the demons on each level: voxels are this much larger
+
+# Under the skin, where contrasts are compared: deeper than this below the surface of the body. Anything from 4 to 8 is as good.
+SKIN_MM = 4.0
 
 Parallel = Callable[[Callable, Sequence[tuple]], Iterable]
 
@@ -50,16 +55,17 @@ class Map:
     def forward(self) -> list[sitk.Transform]:
         """Transforms to be composed; as SimpleITK composes, the last is applied first."""
         field = [] if self.field is None else [_field_transform(self.field)]
-        return [self._affine(), *field]
+        return [self.affine_transform(), *field]
 
     def backward(self) -> list[sitk.Transform]:
         """The inverse of `forward`."""
         if self.field is None:
-            return [self._affine().GetInverse()]
+            return [self.affine_transform().GetInverse()]
         inverse = sitk.InvertDisplacementField(self.field, maximumNumberOfIterations=20)
-        return [_field_transform(inverse), self._affine().GetInverse()]
+        return [_field_transform(inverse), self.affine_transform().GetInverse()]
 
-    def _affine(self) -> sitk.AffineTransform:
+    def affine_transform(self) -> sitk.AffineTransform:
+        """The affine part alone."""
         transform = sitk.AffineTransform(3)
         transform.SetFixedParameters(self.affine[12:])
         transform.SetParameters(self.affine[:12])
@@ -105,36 +111,66 @@ def register_affine(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map
         fixed, moving: images of any two contrasts.
         seed: of the voxels that are sampled.
     """
-    found = [_affine_from(fixed, moving, mirrored, seed) for mirrored in (False, True)]
-    best = max(found, key=lambda candidate: candidate.information)
+    centre = np.asarray(_centre(fixed))
+    shift = np.asarray(_centre(moving)) - centre
+    starts = [Map((*matrix, *shift, *centre)) for matrix in ((1, 0, 0, 0, 1, 0, 0, 0, side) for side in (1, -1))]
+    best = max((_most_informative(fixed, moving, start, seed) for start in starts), key=lambda found: found.information)
     if best.information <= 0:
         log.warning("A volume could not be registered; it is used as it lies.")
     return best
 
 
-def _affine_from(fixed: sitk.Image, moving: sitk.Image, mirrored: bool, seed: int) -> Map:
-    transform = sitk.AffineTransform(3)
-    centre = np.asarray(_centre(fixed))
-    transform.SetCenter(centre.tolist())
-    transform.SetTranslation((np.asarray(_centre(moving)) - centre).tolist())
-    if mirrored:
-        transform.SetMatrix([1, 0, 0, 0, 1, 0, 0, 0, -1])
-    start = (*transform.GetParameters(), *transform.GetFixedParameters())
+def register_contrasts(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map:
+    """The affine map from `fixed` to `moving`, images of two contrasts, from what lies under the skin.
+
+    Information is greatest where the strongest edges meet, and those need not be of one surface: the edge of the knee
+    is that of skin and fat in CISS and that of air and skin in DESS. So `register_affine` makes one body fit into the
+    other's skin, a thickness of it too large, and pulls all that lies within out of place; on digital knees by 1.1 mm
+    at the surface, where this has less than 0.1. What is under the skin corrects it.
+
+    Args:
+        fixed, moving, seed: see `register_affine`.
+    """
+    found = register_affine(fixed, moving, seed)
+    inner = _most_informative(fixed, moving, found, seed, first_step_mm=0.3, within=_under_skin)
+    return inner if inner.information > 0 else found
+
+
+def _under_skin(image: sitk.Image) -> sitk.Image:
+    """A mask of what lies deeper than `SKIN_MM` in the body; the border of the field of view is not its surface."""
+    inside = body.mask(sitk.GetArrayFromImage(image))
+    depth = ndimage.distance_transform_edt(inside, image.GetSpacing()[::-1])
+    return sitk.Cast(_like(inside if inside.all() else depth > SKIN_MM, image), sitk.sitkUInt8)
+
+
+def _most_informative(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    start: Map,
+    seed: int,
+    first_step_mm: float = 1.0,
+    within: Callable[[sitk.Image], sitk.Image] | None = None,
+) -> Map:
+    """The affine map near `start`; its information is 0 where nothing can be registered."""
+    transform = start.affine_transform()
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(0.5, seed % 2**31 or 1)  # 0 would mean the clock
+    if within:
+        method.SetMetricFixedMask(within(fixed))
+        method.SetMetricMovingMask(within(moving))
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(transform, inPlace=True)
     # one level: a second on the full grid takes four times as long and gained nothing
     method.SetShrinkFactorsPerLevel([2])
     method.SetSmoothingSigmasPerLevel([1])
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
+    method.SetOptimizerAsRegularStepGradientDescent(first_step_mm, 1e-3, 60, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
     try:
         method.Execute(fixed, moving)
     except RuntimeError:
-        return Map(start)
+        return dataclasses.replace(start, information=0.0)
     return Map((*transform.GetParameters(), *transform.GetFixedParameters()), information=-method.GetMetricValue())
 
 

@@ -55,6 +55,39 @@ def test_a_mirrored_volume_is_recognised():
     assert np.nanmean(np.abs(back - fixed)) < 0.03
 
 
+def limbs() -> tuple[np.ndarray, np.ndarray]:
+    """A limb in two contrasts: bright fat in dark skin, as in CISS, and dark fat in bright skin, as in DESS."""
+    _, y, x = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in SHAPE], indexing="ij")
+    depth = 12 - np.hypot(y, x)  # voxels below the surface
+    blobs = ndimage.gaussian_filter(np.random.default_rng(9).normal(size=SHAPE), 2)
+    blobs /= blobs.std()
+
+    def layers(skin, fat, muscle):
+        sharp = np.select([depth < 0, depth < 2.5, depth < 5], [-1, skin, fat], muscle)
+        return ndimage.gaussian_filter(sharp, 0.6).astype(np.float32)
+
+    return layers(-0.6, 0.6, -0.2 + 0.5 * np.tanh(blobs)), layers(0.1, -0.5, 0.3 - 0.5 * np.tanh(blobs))
+
+
+def test_contrasts_meet_under_the_skin():
+    first, second = map(image, limbs())
+
+    def error(found):
+        return max(np.linalg.norm(at(found.forward(), point) - np.array(point)) for point in POINTS)
+
+    plain, under_the_skin = (f(first, second) for f in (registration.register_affine, registration.register_contrasts))
+    assert error(under_the_skin) < 0.2 < 0.4 < error(plain)  # mm
+
+
+def test_contrasts_without_air_or_without_contrast_are_registered_as_they_can_be():
+    body_only = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=SHAPE), 2).astype(np.float32)
+    filled, inverted = (image(a - a.min() + 3 * np.ptp(a)) for a in (body_only, -body_only))
+    found = registration.register_contrasts(filled, inverted)
+    assert max(np.linalg.norm(at(found.forward(), point) - np.array(point)) for point in POINTS) < 0.3
+    flat = image(np.full(SHAPE, -1.0))
+    assert registration.register_contrasts(image(body(2)), flat) == registration.register_affine(image(body(2)), flat)
+
+
 def test_a_volume_without_contrast_is_used_as_it_lies(caplog):
     fixed, flat = image(body(2)), image(np.full(SHAPE, -1.0))
     with caplog.at_level(logging.WARNING):
