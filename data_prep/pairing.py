@@ -3,10 +3,10 @@
 Adversarial and cycle terms cannot tell a translation from its inverted or identical counterpart; a registered volume
 of another subject can. Registering across contrasts is hard and within one it is easy, so the way between two volumes
 leads through an atlas of each domain: within a domain, affine and then deformable registration to the median volume;
-from one atlas to the other, which are free of noise, an affine transform by mutual information under the skin. Any volume is then one
-resampling away from any other. No registration meets every detail of another subject, and each misses others, so the
-mean of many is closer to the truth than any one is. No paired data enters. CONTRIBUTING.md has the figures of this and
-of what it replaced.
+from one atlas to the other, which are free of noise, an affine transform by mutual information of what lies under the
+skin. Any volume is then one resampling away from any other. No registration meets every detail of another subject, and
+each misses others, so the mean of many is closer to the truth than any one is. No paired data enters. CONTRIBUTING.md
+has the figures of this and of what it replaced.
 """
 
 from __future__ import annotations

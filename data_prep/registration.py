@@ -32,7 +32,7 @@ NOISE_MM, NEIGHBOURHOOD_MM, FLAT = 2.0, 10.0, 0.4
 FIELD_SIGMA = 3.0  # voxels; smooths the displacements
 ITERATIONS = {2: 30, 1: 20}  # of the demons on each level: voxels are this much larger
 
-# Under the skin, where contrasts are compared: deeper than this below the surface of the body. Anything from 4 to 8 is as good.
+# Contrasts are compared deeper than this below the surface of the body; 4 to 8 mm did equally well on digital knees.
 SKIN_MM = 4.0
 
 Parallel = Callable[[Callable, Sequence[tuple]], Iterable]
