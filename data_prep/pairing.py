@@ -83,8 +83,8 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
     partners = _choose(entries, per_volume, seed)
-    # each volume is read, aligned, in each round deformed and settled, and at last warped
-    work = (3 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
+    # each volume is read, aligned twice, in each round deformed and settled, and at last warped
+    work = (4 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
     with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(folder / "pairs") as out:
         atlases = {}
         for domain in ("a", "b"):
