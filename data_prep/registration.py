@@ -132,7 +132,7 @@ def register_contrasts(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> 
         fixed, moving, seed: see `register_affine`.
     """
     found = register_affine(fixed, moving, seed)
-    return _most_informative(fixed, moving, found, seed, first_step_mm=0.3, within=_under_skin)
+    return _most_informative(fixed, moving, found, seed, first_step_mm=0.3, under_skin=True)
 
 
 def _under_skin(image: sitk.Image) -> sitk.Image:
@@ -148,7 +148,7 @@ def _most_informative(
     start: Map,
     seed: int,
     first_step_mm: float = 1.0,
-    within: Callable[[sitk.Image], sitk.Image] | None = None,
+    under_skin: bool = False,
 ) -> Map:
     """The affine map near `start`, or `start` itself where nothing can be registered."""
     transform = start.affine_transform()
@@ -156,9 +156,9 @@ def _most_informative(
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(0.5, seed % 2**31 or 1)  # 0 would mean the clock
-    if within:
-        method.SetMetricFixedMask(within(fixed))
-        method.SetMetricMovingMask(within(moving))
+    if under_skin:
+        method.SetMetricFixedMask(_under_skin(fixed))
+        method.SetMetricMovingMask(_under_skin(moving))
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(transform, inPlace=True)
     # one level: a second on the full grid takes four times as long and gained nothing
