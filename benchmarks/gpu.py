@@ -32,6 +32,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import numpy as np
 
 from benchmarks.step import best_of, generator_operations
+from cyclescan.detail import WINDOWS
 from cyclescan.presets import preset
 
 MEASURES = ("generator", "generator and gradients", "discriminator", "discriminator and gradients", "generator terms")
@@ -102,6 +103,9 @@ class Networks:
                 total += config.lambda_identity * losses.difference(outputs[1], other, config.identity_loss)
             if config.lambda_pair:
                 total += config.lambda_pair * losses.difference(fakes[target], other, "l1")
+            if config.lambda_detail:
+                noise = losses.noise_sd(other) ** 2
+                total += config.lambda_detail * losses.detail(fakes[target], batch[f"detail_{source}"], noise, 1.0)
             if config.lambda_gradient_consistency:
                 total += 0.5 * config.lambda_gradient_consistency * losses.gradient_consistency(real, fakes[target])
             if config.lambda_adversarial:
@@ -127,6 +131,9 @@ def prepared(networks: Networks, measure: str):
     shape = (config.batch_size, *config.patch_shape, 1)
     rng = np.random.default_rng(0)
     batch = {key: jax.numpy.asarray(np.tanh(rng.normal(size=shape)), "float32") for key in ("real_a", "real_b")}
+    if config.lambda_detail:
+        energies = jax.numpy.asarray(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), "float32")
+        batch |= {f"detail_{domain}": energies for domain in "ab"}
     # of one pass
     forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in networks.models.items()}
     if measure == "generator terms":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cyclescan.detail import WINDOWS
 from cyclescan.presets import preset
 
 SECONDS = 8.0
@@ -79,7 +80,8 @@ def volumes(config) -> dict:
     keys = ["real_a", "real_b", "partner_a", "partner_b"]
     shape = (config.batch_size, *config.patch_shape, 1)
     batch = {key: tf.constant(np.tanh(rng.normal(size=shape)), tf.float32) for key in keys}
-    return batch | {key: tf.ones(config.batch_size) for key in ("weight_a", "weight_b")}
+    energies = tf.constant(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), tf.float32)
+    return batch | {f"weight_{d}": tf.ones(config.batch_size) for d in "ab"} | {f"detail_{d}": energies for d in "ab"}
 
 
 def plain(arguments, onednn: bool) -> float:

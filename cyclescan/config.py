@@ -73,6 +73,7 @@ class Config:
     lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
     pair_share: float = 1.0  # of lambda_pair, which is left in the adversarial phase
+    lambda_detail: float = 0.0  # how much fine detail there is, to that of the partners; counts from `back_from` on
     lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
     back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
     # schedule, as fractions of the run
@@ -117,7 +118,13 @@ class Config:
         for key in ("discriminator_dropout", "average_decay", "beta_1"):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}; it must lie in [0, 1).")
-        names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name != "lambda_r1"]
+        if self.lambda_detail and not self.lambda_pair:
+            raise InputError(
+                f"lambda_detail is {self.lambda_detail} and lambda_pair 0; what detail is compared with comes from "
+                "pairs, so lambda_pair must be positive, too."
+            )
+        helping = ("lambda_r1", "lambda_detail")  # to none of the others
+        names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name not in helping]
         teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())
         if not teaching:
             raise InputError(

@@ -51,6 +51,7 @@ def batches(
     seed: int,
     augment: bool,
     paired: bool = False,
+    detail: bool = False,
     start: int = 0,
     worker: int = 0,
     workers: int = 1,
@@ -64,13 +65,15 @@ def batches(
         seed: determines order, patches and augmentation.
         augment: mirror left-right at random and let patches reach a little beyond the border.
         paired: the streams hold pairs, and a batch has their partners and weights as well.
+        detail: and how much fine detail the partners have.
         worker: number of the machine, which gets its share of each batch, in order, and reads no other records.
         workers: number of machines; `batch_size` is a multiple of it.
 
     Returns:
         Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a`
         (what real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is
-        the pair's confidence at each voxel, 0 where the partner is unknown.
+        the pair's confidence at each voxel, 0 where the partner is unknown; if `detail` also `detail_a` and `detail_b`,
+        (..., bands) instead of (..., 1), the partners' `detail.energies`.
     """
     share, parts = batch_size // workers, []
     numbers = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
@@ -79,7 +82,7 @@ def batches(
         numbers = numbers.map(lambda n: n // share * batch_size + worker * share + n % share)
     for _, stream in sorted(streams.items()):
         dataset = numbers.map(
-            _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired),
+            _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired, detail),
             num_parallel_calls=2,
             deterministic=True,
         )
@@ -87,14 +90,14 @@ def batches(
     return tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b}).prefetch(2)
 
 
-def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: bool, paired: bool):
+def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: bool, paired: bool, detail: bool):
     domain = stream.domain
 
     def element(number):
         serialized = tf.numpy_function(lambda n: stream.read(n, seed), [number], tf.string, stateful=False)
         if paired:
-            voxels, partner, weight = records.parse_pair(serialized)
-            volumes = tf.concat([voxels, partner], -1)
+            voxels, partner, weight, *energies = records.parse_pair(serialized, detail)
+            volumes = tf.concat([voxels, partner, *energies], -1)
         else:
             volumes = records.parse_voxels(serialized)
         key = tf.stack([tf.constant(seed * 2 + ord(domain), tf.int64), number])
@@ -104,9 +107,12 @@ def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: boo
             volumes = tf.where(mirrored, tf.reverse(volumes, [0]), volumes)
         result = {f"real_{domain}": volumes[..., :1]}
         if paired:
-            known = tf.math.is_finite(volumes[..., 1:])
-            result[f"partner_{domain}"] = tf.where(known, volumes[..., 1:], -1.0)
+            partner = volumes[..., 1:2]
+            known = tf.math.is_finite(partner)
+            result[f"partner_{domain}"] = tf.where(known, partner, -1.0)
             result[f"weight_{domain}"] = weight * tf.cast(known, tf.float32)
+        if detail:
+            result[f"detail_{domain}"] = tf.maximum(volumes[..., 2:], 0.0)  # below 0 is the padding
         return result
 
     return element

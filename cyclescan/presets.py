@@ -16,6 +16,7 @@ KNEE = Config(
     learning_rate=1e-3,
     lambda_pair=10.0,
     pair_share=0.5,
+    lambda_detail=0.3,
     lambda_back=10.0,
     back_sharpening=2.0,
     lambda_cycle=0.0,

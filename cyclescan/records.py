@@ -25,6 +25,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from cyclescan.detail import EVERY, WINDOWS
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, replacing
 
@@ -50,6 +51,9 @@ class Record:
             is unknown: beyond the field of view of the partners' scans.
         partner_subjects: pseudonymous ids of those whose scans the partner is made of; () for a scan.
         weight: confidence of the pair in (0, 1]; 1 for a scan.
+        partner_detail: float32 (depth / 2, height / 2, width / 2, bands), rounded up; for a pair, how much fine detail
+            the partners have around every second voxel, as the root of the mean of their `detail.energies`, 0 where it
+            is unknown. None for a scan, and where it is not known.
         mask: uint8 of the shape of `voxels`, 1 in the body and 0 in the air around it, see `preprocessing.body`; None
             where it is not known.
     """
@@ -63,6 +67,7 @@ class Record:
     partner: np.ndarray | None = None
     partner_subjects: tuple[str, ...] = ()
     weight: float = 1.0
+    partner_detail: np.ndarray | None = None
     mask: np.ndarray | None = None
 
     @property
@@ -91,6 +96,8 @@ def encode(record: Record) -> bytes:
     feature["partner_subject"].bytes_list.value.extend(s.encode() for s in record.partner_subjects or ("",))
     feature["voxels"].bytes_list.value.append(_pack(record.voxels))
     feature["partner"].bytes_list.value.append(b"" if record.partner is None else _pack(record.partner))
+    if record.partner_detail is not None:
+        feature["partner_detail"].bytes_list.value.append(_pack(record.partner_detail))
     # eight voxels in a byte: a sixteenth of the bytes of the voxels themselves
     feature["mask"].bytes_list.value.append(b"" if record.mask is None else np.packbits(record.mask).tobytes())
     # deterministic: the order of a protobuf map is not defined otherwise
@@ -116,6 +123,7 @@ def decode(serialized: bytes) -> Record:
             raise ValueError("it lacks partner_subject")
         partner = feature["partner"].bytes_list.value[0]
         mask = feature["mask"].bytes_list.value[0] if version > 1 else b""
+        detail = feature["partner_detail"].bytes_list.value[0] if "partner_detail" in feature else b""
         preprocessing = json.loads(texts["preprocessing"])
         if not isinstance(preprocessing, list):
             raise ValueError("its preprocessing is no list")
@@ -129,6 +137,7 @@ def decode(serialized: bytes) -> Record:
             partner=_unpack(partner, shape) if partner else None,
             partner_subjects=tuple(s.decode() for s in named if s),
             weight=float(feature["weight"].float_list.value[0]),
+            partner_detail=_unpack(detail, _detail_shape(shape)) if detail else None,
             mask=_unpack_mask(mask, shape) if mask else None,
         )
     except InputError:
@@ -142,13 +151,25 @@ def parse_voxels(serialized):
     return _parse(serialized, ("voxels",))[0]
 
 
-def parse_pair(serialized):
-    """In a tf.data graph: a serialised pair to (voxels, partner, weight); the partner has NaN where it is unknown."""
+def parse_pair(serialized, detail: bool = False):
+    """In a tf.data graph: a serialised pair to (voxels, partner, weight); the partner has NaN where it is unknown.
+
+    With `detail` a fourth result is the mean energy of the partners' detail, (depth, height, width, bands).
+    """
     import tensorflow as tf
 
     voxels, partner = _parse(serialized, ("voxels", "partner"))
     weight = tf.io.parse_single_example(serialized, {"weight": tf.io.FixedLenFeature([], tf.float32)})["weight"]
-    return voxels, partner, weight
+    if not detail:
+        return voxels, partner, weight
+    schema = {"partner_detail": tf.io.FixedLenFeature([], tf.string)}
+    packed = tf.io.parse_single_example(serialized, schema)["partner_detail"]
+    shape = tf.shape(voxels)[:3]
+    coarse = tf.concat([(shape + EVERY - 1) // EVERY, [len(WINDOWS)]], 0)
+    energies = tf.square(tf.cast(tf.reshape(tf.io.decode_raw(packed, tf.int16), coarse), tf.float32) / UNIT)
+    for axis in range(3):
+        energies = tf.repeat(energies, EVERY, axis)
+    return voxels, partner, weight, tf.slice(energies, [0] * 4, tf.concat([shape, [-1]], 0))
 
 
 def _parse(serialized, keys):
@@ -347,6 +368,10 @@ def _pack(voxels: np.ndarray) -> bytes:
 def _unpack(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
     integers = np.frombuffer(packed, "<i2").reshape(shape)
     return np.where(integers == UNKNOWN, np.float32(np.nan), integers.astype(np.float32) / np.float32(UNIT))
+
+
+def _detail_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*(-(-edge // EVERY) for edge in shape), len(WINDOWS))
 
 
 def _unpack_mask(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,7 +5,8 @@ of another subject can. Registering across contrasts is hard and within one it i
 leads through an atlas of each domain: within a domain, affine and then deformable registration to the median volume;
 from one atlas to the other, which are free of noise, an affine transform by mutual information of what lies under the
 skin. Any volume is then one resampling away from any other. No registration meets every detail of another subject, and
-each misses others, so the mean of many is closer to the truth than any one is. No paired data enters. CONTRIBUTING.md
+each misses others, so the mean of many is closer to the truth than any one is. What a mean loses is kept as numbers:
+how much fine detail the partners have around each voxel (`cyclescan.detail`). No paired data enters. CONTRIBUTING.md
 has the figures of this and of what it replaced.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +25,9 @@ import numpy as np
 
 from cyclescan import records
 from cyclescan.command import progress
+from cyclescan.detail import EVERY, WINDOWS, energies
 from cyclescan.errors import InputError
-from cyclescan.files import replacing, sha256, write_json
+from cyclescan.files import make_folder, replacing, sha256, write_json
 from cyclescan.volume import spacing_of
 from data_prep.parallel import processes
 
@@ -45,13 +48,14 @@ class Task:
     """One volume and its partners, with the way from each one's atlas.
 
     Attributes:
-        fixed, moving: the volume and the partners to be brought onto it.
+        fixed: the volume.
+        moving: the partners to be brought onto it, each with the file of its detail, see `_keep_detail`.
         between: from the atlas of domain a to that of domain b.
         domain: of `fixed`.
     """
 
     fixed: tuple[Entry, Map]
-    moving: list[tuple[Entry, Map]]
+    moving: list[tuple[Entry, Map, Path]]
     between: Map
     domain: str
 
@@ -83,8 +87,8 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
     partners = _choose(entries, per_volume, seed)
-    # each volume is read, aligned twice, in each round deformed and settled, and at last warped
-    work = (4 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
+    # each volume is read, aligned twice, in each round deformed and settled, its detail taken, and at last warped
+    work = (5 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
     with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(folder / "pairs") as out:
         atlases = {}
         for domain in ("a", "b"):
@@ -93,10 +97,15 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         between = registration.register_contrasts(atlases["a"].image, atlases["b"].image, seed)
         out.mkdir()
         shards: dict[str, dict] = {}
-        ways = {d: list(zip(entries[d], atlases[d].maps, strict=True)) for d in OTHER}
+        details = make_folder(out / "detail")
+        files = {d: [details / f"{d}-{i}.npy" for i in range(len(entries[d]))] for d in OTHER}
+        for domain in OTHER:
+            for _ in parallel(_keep_detail, list(zip(entries[domain], files[domain], strict=True))):
+                pass
+        ways = {d: list(zip(entries[d], atlases[d].maps, files[d], strict=True)) for d in OTHER}
         for domain, other in OTHER.items():
             tasks = [
-                Task(fixed, [ways[other][i] for i in chosen], between, domain)
+                Task(fixed[:2], [ways[other][i] for i in chosen], between, domain)
                 for fixed, chosen in zip(ways[domain], partners[domain], strict=True)
             ]
             parts = [tasks[i : i + SHARD_VOLUMES] for i in range(0, len(tasks), SHARD_VOLUMES)]
@@ -109,6 +118,7 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
                     "bytes": path.stat().st_size,
                     "sha256": sha256(path),
                 }
+        shutil.rmtree(details)
         facts = {
             "shards": shards,
             "seed": seed,
@@ -164,8 +174,34 @@ def _coarse_image(entry: Entry):
     return registration.coarse(registration.image_of(record.voxels, spacing_of(record.affine)))
 
 
+def _keep_detail(entry: Entry, path: Path) -> None:
+    """Write the detail of one volume, (bands, depth / 2, height / 2, width / 2) float32, to a file.
+
+    Every volume is the partner of many others, and its detail is taken before it is warped, which blurs it.
+    """
+    every = (slice(None, None, EVERY),) * 3
+    found = energies(records.decode(records.read_at(*entry)).voxels)
+    np.save(path, np.stack([energy[every] for energy in found]))
+
+
+class _Mean:
+    """The mean of arrays of one shape, of what is known of each, which is what is not NaN."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.total, self.known = np.zeros(shape), np.zeros(shape, int)
+
+    def add(self, array: np.ndarray) -> None:
+        self.total += np.nan_to_num(array, nan=0.0)
+        self.known += np.isfinite(array)
+
+    def where(self, enough: int) -> np.ndarray:
+        """float32, NaN where fewer are known."""
+        mean = self.total / np.maximum(self.known, 1)
+        return np.where(self.known >= enough, mean, np.nan).astype(np.float32)
+
+
 def _warp(task: Task) -> bytes:
-    """The serialised pair of one task: the volume and the mean of its partners."""
+    """The serialised pair of one task: the volume, the mean of its partners, and how much detail they have."""
     from data_prep import registration
 
     entry, to_fixed = task.fixed
@@ -173,17 +209,22 @@ def _warp(task: Task) -> bytes:
     grid = registration.image_of(fixed.voxels, spacing_of(fixed.affine))
     between = task.between.forward() if task.domain == "a" else task.between.backward()
     to_other_atlas = [*between, *to_fixed.backward()]
-    subjects, total, known = [], np.zeros(fixed.voxels.shape), np.zeros(fixed.voxels.shape, int)
-    for entry, to_moving in task.moving:
+    coarse = fixed.voxels[::EVERY, ::EVERY, ::EVERY]
+    coarse_grid = registration.image_of(coarse, [EVERY * s for s in spacing_of(fixed.affine)])
+    subjects, volumes, details = [], _Mean(fixed.voxels.shape), [_Mean(coarse.shape) for _ in WINDOWS]
+    for entry, to_moving, path in task.moving:
         moving = records.decode(records.read_at(*entry))
-        image = registration.image_of(moving.voxels, spacing_of(moving.affine))
-        partner = registration.resample(image, grid, [*to_moving.forward(), *to_other_atlas])
         subjects.append(moving.subject)
-        total += np.nan_to_num(partner, nan=0.0)
-        known += np.isfinite(partner)
-    enough = known >= max(1, KNOWN * len(subjects))
-    mean = np.where(enough, total / np.maximum(known, 1), np.nan).astype(np.float32)
-    return records.encode(dataclasses.replace(fixed, partner=mean, partner_subjects=tuple(subjects)))
+        spacing, transforms = spacing_of(moving.affine), [*to_moving.forward(), *to_other_atlas]
+        volumes.add(registration.resample(registration.image_of(moving.voxels, spacing), grid, transforms))
+        for mean, energy in zip(details, np.load(path), strict=True):
+            image = registration.image_of(energy, [EVERY * s for s in spacing])
+            mean.add(registration.resample(image, coarse_grid, transforms))
+    partner = volumes.where(max(1, KNOWN * len(subjects)))
+    detail = np.stack([np.sqrt(np.nan_to_num(mean.where(1), nan=0.0)) for mean in details], -1)
+    return records.encode(
+        dataclasses.replace(fixed, partner=partner, partner_subjects=tuple(subjects), partner_detail=detail)
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan import records
+from cyclescan import detail, records
 from cyclescan.files import sha256, write_json
 
 SHAPE = (8, 16, 16)
@@ -30,6 +30,8 @@ def scan(seed: int, domain: str, shape=SHAPE) -> np.ndarray:
 def record(seed: int, domain: str, partner: bool = False) -> records.Record:
     """A record of `scan`, or a pair of it with its exact counterpart."""
     other = "b" if domain == "a" else "a"
+    every = (slice(None, None, detail.EVERY),) * 3
+    energies = np.stack([energy[every] for energy in detail.energies(scan(seed, other))], -1)
     affine = np.diag([*SPACING_MM, 1.0])
     return records.Record(
         scan(seed, domain),
@@ -41,6 +43,7 @@ def record(seed: int, domain: str, partner: bool = False) -> records.Record:
         scan(seed, other) if partner else None,
         f"s{seed}x" if partner else "",
         1.0,
+        np.sqrt(energies) if partner else None,
     )
 
 

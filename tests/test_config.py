@@ -40,6 +40,7 @@ def test_dictionary_round_trip():
         ("pool_size=-1", "at least 0"),
         ("generator_kernel=0", "at least 1"),
         ("back_sharpening=-1", "at least 0"),
+        ("lambda_detail=-1", "at least 0"),
     ],
 )
 def test_wrong_settings_are_named(setting, sentence):
@@ -52,7 +53,13 @@ def test_generators_need_something_to_learn_from():
     with pytest.raises(InputError, match=r"lambda_adversarial, lambda_cycle, .* are all 0"):
         Config().with_settings(["lambda_adversarial=0", "lambda_cycle=0", "lambda_r1=1"])
     with pytest.raises(InputError, match="are all 0"):
-        preset("knee").with_settings(["lambda_adversarial=0", "lambda_pair=0"])  # until back_from
+        preset("knee").with_settings(["lambda_adversarial=0", "lambda_pair=0", "lambda_detail=0"])  # until back_from
+
+
+def test_detail_is_compared_with_that_of_pairs():
+    with pytest.raises(InputError, match=r"lambda_detail is 0\.3 and lambda_pair 0; .* lambda_pair must be positive"):
+        preset("knee").with_settings(["lambda_pair=0"])
+    preset("knee").with_settings(["lambda_pair=0", "lambda_detail=0"])
 
 
 def test_unknown_preset_lists_the_known():

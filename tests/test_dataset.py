@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from cyclescan import dataset, records
 from cyclescan.errors import InputError
-from tests.conftest import record, scan
+from tests.conftest import SHAPE, record, scan
 
 
 def take(folder, count, split="train", shape=(8, 16, 16), **options):
@@ -62,6 +63,23 @@ def test_pairs_are_cropped_and_mirrored_together(tiny_records):
         # the fixture's partner is a known function of the source, voxel by voxel
         np.testing.assert_allclose(item["partner_a"], 1 - 2 * np.abs(item["real_a"]), atol=1e-3)
         assert (item["weight_b"] == 1.0).all() and item["weight_b"].shape == item["real_b"].shape
+
+
+def test_the_detail_of_partners_goes_with_them(tmp_path):
+    ramps = np.stack(np.meshgrid(*[np.arange(n // 2) / n for n in SHAPE], indexing="ij"), -1).astype("f4")
+    for domain in ("a", "b"):
+        # the partner says where a voxel is along depth, its detail along depth and height
+        pair = dataclasses.replace(record(1, domain, partner=True), partner_detail=ramps[..., :2])
+        pair.partner[:] = np.arange(SHAPE[0])[:, None, None] / SHAPE[0]
+        records.write_shard(tmp_path / "pairs" / f"{domain}-00000-of-00001.tfrecord", [pair])
+    for item in take(tmp_path, 8, "pairs", (4, 8, 8), paired=True, detail=True, augment=True):
+        depth = np.rint(item["partner_a"] * SHAPE[0])
+        expected = (depth // 2 / SHAPE[0]) ** 2
+        np.testing.assert_allclose(item["detail_a"][..., :1], expected, atol=1e-4)
+        assert item["detail_b"].shape == (1, 4, 8, 8, 2)
+    (item,) = take(tmp_path, 1, "pairs", (16, 16, 16), paired=True, detail=True)
+    padded = item["real_a"][0, 0] == -1
+    assert padded.all() and (item["detail_a"][0, 0] == 0).all()
 
 
 def test_unknown_voxels_of_a_partner_have_no_weight(tmp_path):

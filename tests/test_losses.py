@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from cyclescan import losses
+from cyclescan import detail, losses
 
 
 def volume(seed=0, shape=(1, 6, 7, 8, 1)):
@@ -24,6 +24,50 @@ def test_smoothed_is_the_mean_of_what_lies_in_the_volume():
     inside = ndimage.uniform_filter(np.ones_like(x[0, ..., 0]), 5, mode="constant")
     expected = ndimage.uniform_filter(x[0, ..., 0], 5, mode="constant") / inside
     np.testing.assert_allclose(losses.smoothed(x, 5)[0, ..., 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [3, 7])
+def test_the_gradient_of_smoothed_is_that_of_its_operations(window):
+    x, factors = tf.constant(volume(shape=(2, 6, 9, 8, 1))), volume(1, (2, 6, 9, 8, 1))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        totals = [tf.reduce_sum(factors * f(x, window)) for f in (losses.smoothed, losses._box_mean)]
+    ours, theirs = (tape.gradient(total, x) for total in totals)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def textured(scale, shape=(12, 16, 16), seed=0):
+    return scale * np.random.default_rng(seed).normal(size=shape).astype("f4")
+
+
+def of_detail(predicted, real, noise=0.0, weight=1.0):
+    energies = np.stack(detail.energies(real), -1)[None]
+    noise = np.full((1, 1, 1, 1, 1), noise, "f4")
+    return float(losses.detail(predicted[None, ..., None], energies, noise, weight))
+
+
+def test_detail_is_measured_by_its_energy_and_not_by_what_it_is():
+    real = textured(0.3)
+    assert of_detail(real, real) == pytest.approx(0, abs=1e-5)
+    assert of_detail(-real, real) == pytest.approx(0, abs=1e-5)
+    # both bands have 4 times the energy, but for what the floor adds
+    assert of_detail(2 * real, real) == pytest.approx(2 * np.log(4), rel=0.01)
+    assert of_detail(real, 2 * real) == pytest.approx(2 * np.log(4), rel=0.01)
+    assert of_detail(textured(0.3, seed=1), real) < 0.5 < of_detail(0 * real, real)
+
+
+def test_detail_that_is_noise_is_not_asked_for():
+    noise = textured(0.2)
+    assert of_detail(0 * noise, noise, noise=0.04) < 0.5
+    assert of_detail(0 * noise, noise) > 2
+
+
+def test_detail_counts_where_there_is_a_weight():
+    real, predicted = textured(0.3), textured(0.3)
+    predicted[:, :, :8] *= 2
+    weight = np.ones((1, 12, 16, 16, 1), "f4")
+    weight[:, :, :, :13] = 0  # the means of 7 and of 7 voxels again reach 6 beyond the border
+    assert of_detail(predicted, real, weight=weight) < 0.02 < of_detail(predicted, real)
 
 
 def test_adversarial_values():

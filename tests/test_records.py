@@ -59,6 +59,25 @@ def test_a_pair_keeps_both_volumes():
     assert np.abs(back.partner - record.partner).max() <= 0.5001 / records.UNIT
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 8), (5, 5, 7)])
+def test_the_detail_of_partners_comes_back_on_every_second_voxel(shape):
+    coarse = tuple(-(-edge // 2) for edge in shape)
+    detail = np.random.default_rng(3).uniform(0, 0.5, (*coarse, 2)).astype(np.float32)
+    voxels = np.zeros(shape, np.float32)
+    pair = make(voxels=voxels, partner=voxels, partner_subjects=("s8",), partner_detail=detail)
+    serialized = records.encode(pair)
+    back = records.decode(serialized).partner_detail
+    assert np.abs(back - detail).max() <= 0.5001 / records.UNIT
+    energies = np.asarray(records.parse_pair(serialized, detail=True)[3])
+    assert energies.shape == (*shape, 2)
+    for place in np.ndindex(shape):
+        np.testing.assert_allclose(energies[place], back[tuple(i // 2 for i in place)] ** 2, rtol=1e-6)
+    # pairs of before are read, and what reads only those reads this
+    without = records.encode(dataclasses.replace(pair, partner_detail=None))
+    assert records.decode(without).partner_detail is None
+    assert len(records.parse_pair(serialized)) == len(records.parse_pair(without)) == 3
+
+
 def test_the_graph_and_numpy_read_the_same_voxels():
     pair = make(partner=make(1).voxels, partner_subjects=("s8", "s9"), weight=0.25)
     pair.partner[0, 1, :] = np.nan  # beyond the partner's field of view

@@ -113,7 +113,7 @@ class CycleGAN(tf.Module):
 
     @tf.function
     def warmup_step(self, batch: dict, discriminators: bool = False, back: bool = False) -> tuple[dict, dict]:
-        """One step on the pair term, and if `back` on that of `lambda_back`; returns what `train_step` does.
+        """One step on the pair term, and if `back` on what counts from `back_from` on; returns what `train_step` does.
 
         Args:
             batch: with pairs, see `dataset.batches`.
@@ -242,9 +242,18 @@ class CycleGAN(tf.Module):
             terms[f"pair_{source}2{target}"] = losses.difference(
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
-        if back and self.config.lambda_back:
-            terms |= self._back_terms(batch, drawn)
+        if back:
+            terms |= self._later_terms(batch, fakes, drawn)
         return fakes, terms
+
+    def _later_terms(self, batch: dict, fakes: dict, drawn: tf.Tensor) -> dict:
+        """Those that count from `back_from` on."""
+        config, terms = self.config, {}
+        for source, target in (("a", "b"), ("b", "a")) if config.lambda_detail else ():
+            noise = losses.noise_sd(batch[f"real_{target}"], self.finest_plane) ** 2
+            usual = batch[f"detail_{source}"]
+            terms[f"detail_{source}2{target}"] = losses.detail(fakes[target], usual, noise, batch[f"weight_{source}"])
+        return terms | (self._back_terms(batch, drawn) if config.lambda_back else {})
 
     def _back_terms(self, batch: dict, drawn: tf.Tensor) -> dict:
         """What each generator makes of translations, against the real volumes that those are of.
@@ -304,8 +313,8 @@ class CycleGAN(tf.Module):
                 cycled = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
-        if back and config.lambda_back:
-            terms |= self._back_terms(batch, drawn)
+        if back:
+            terms |= self._later_terms(batch, fakes, drawn)
         return fakes, terms
 
     def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:

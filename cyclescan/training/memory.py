@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from cyclescan.config import Config
+from cyclescan.detail import WINDOWS
 from cyclescan.errors import InputError
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.models.graph import calls, precision
@@ -343,8 +344,9 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
     averages = 2 * generator.weights if config.average_decay else 0
     memory.take("weights", "weights", trained + averages)
     memory.take("optimizer", "optimizer", 2 * trained)
-    # real volumes, and their partners with a weight for each voxel
-    volumes = (6 if config.lambda_pair else 2) * config.batch_size
+    # real volumes, their partners with a weight for each voxel, and the bands of their detail
+    volumes = 6 if config.lambda_pair else 2
+    volumes = (volumes + (2 * len(WINDOWS) if config.lambda_detail else 0)) * config.batch_size
     memory.take("batch", "batches", volumes * _volume(config))
     part = config.batch_size // config.accumulate
     if config.accumulate > 1:

@@ -348,15 +348,24 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
             f"The settings have a pair term (lambda_pair={config.lambda_pair:g}) but {data}/pairs is missing; make it "
             f"with `python -m data_prep pair {data}`, or take a preset that needs none, such as gradient_consistency."
         )
-    return {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
+    streams = {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
+    if config.lambda_detail:
+        for domain, stream in streams.items():
+            if records.decode(records.read_at(*stream.entries[0])).partner_detail is None:
+                raise InputError(
+                    f"The settings have a detail term (lambda_detail={config.lambda_detail:g}), of which {data}/pairs "
+                    f"(domain {domain}) knows nothing: it was made by an earlier version. Make it again with "
+                    f"`python -m data_prep pair {data}`, or train with --set lambda_detail=0."
+                )
+    return streams
 
 
 def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int, devices: Distribution):
     share = {"worker": devices.worker, "workers": devices.workers}
-    paired = config.lambda_pair > 0
+    wanted = {"paired": config.lambda_pair > 0, "detail": config.lambda_detail > 0}
     try:
         yield from dataset.batches(
-            streams, config.patch_shape, config.batch_size, seed, config.augment, paired, start=first, **share
+            streams, config.patch_shape, config.batch_size, seed, config.augment, **wanted, start=first, **share
         )
     except tf.errors.OpError as error:
         # what `Stream.read` raises comes in TensorFlow's words

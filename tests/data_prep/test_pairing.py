@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cyclescan import records
+from cyclescan import detail, records
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, sha256, write_json
 from data_prep import __main__ as data_prep
@@ -84,16 +84,44 @@ def test_partners_come_closer_to_the_truth(knees):
 
 def test_a_partner_is_the_mean_of_what_is_known(knees, tmp_path, monkeypatch):
     shutil.copytree(knees[0], folder := tmp_path / "copy")
-    tasks = []
-    warp = pairing._warp
-    monkeypatch.setattr(pairing, "_warp", lambda task: tasks.append(task) or warp(task))
+    seen, warp = [], pairing._warp
+
+    def watched(task):
+        each = [warp(dataclasses.replace(task, moving=[moving])) for moving in task.moving] if len(seen) < 3 else []
+        seen.append((warp(task), each))
+        return seen[-1][0]
+
+    monkeypatch.setattr(pairing, "_warp", watched)
     monkeypatch.setattr(pairing, "KNOWN", 0.6)  # of two, both
     pairing.pair(folder, per_volume=2, workers=1, seed=0)
-    for task in tasks[:3]:
-        both = records.decode(warp(task))
-        each = [records.decode(warp(dataclasses.replace(task, moving=[moving]))) for moving in task.moving]
+    for pair, singles in seen[:3]:
+        both, each = records.decode(pair), [records.decode(one) for one in singles]
         assert both.partner_subjects == tuple(s for one in each for s in one.partner_subjects)
         np.testing.assert_allclose(both.partner, np.mean([one.partner for one in each], 0), atol=4e-5)  # int16
+        energies = np.stack([one.partner_detail**2 for one in each])
+        known, energies = (energies > 0).all(0), energies.mean(0)
+        assert known.mean() > 0.5
+        np.testing.assert_allclose(both.partner_detail[known] ** 2, energies[known], atol=4e-5)
+
+
+def test_a_pair_knows_how_much_detail_the_mean_has_lost(knees, tmp_path):
+    folder, truth, _ = knees
+    every = (slice(None, None, detail.EVERY),) * 3
+    shutil.copytree(folder, copy := tmp_path / "copy")
+    pairing.pair(copy, workers=2, seed=0)
+    assert {path.suffix for path in (copy / "pairs").iterdir()} == {".tfrecord", ".json"}  # nothing is left behind
+    for pair in read(copy, "pairs", "a") + read(copy, "pairs", "b"):
+        true, mean = (
+            np.stack([e[every] for e in detail.energies(np.nan_to_num(v, nan=-1.0))], -1)
+            for v in (truth[pair.domain, pair.subject], pair.partner)
+        )
+        known = np.isfinite(pair.partner)[every]
+        found = pair.partner_detail**2
+        # as much as the truth has, and more than the mean
+        assert found[known].mean() == pytest.approx(true[known].mean(), rel=0.25)
+        assert mean[known].mean() < 0.8 * found[known].mean()
+        for band in range(2):
+            assert np.corrcoef(found[known][:, band], true[known][:, band])[0, 1] > 0.45
 
 
 def test_more_partners_are_closer_to_the_truth(knees, tmp_path):

@@ -35,6 +35,7 @@ def losses(a, b) -> dict:
     found = {f"difference {kind}": losses.difference(a, b, kind) for kind in ("l1", "l2")}
     for kind in ("bce", "least_squares"):
         found |= {f"adversarial {kind} {real}": losses.adversarial(a, real, kind) for real in (True, False)}
+    found["detail"] = losses.detail(a, (b[..., :1] ** 2).repeat(2, -1), losses.noise_sd(b) ** 2, 1.0)
     return found | {"gradient consistency": losses.gradient_consistency(a, b)}
 
 

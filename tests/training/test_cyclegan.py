@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.plain import PlainCycleGAN
-from cyclescan import losses
+from cyclescan import detail, losses
 from cyclescan.config import Config
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.image_pool import ImagePool
@@ -202,7 +202,9 @@ def test_warmup_learns_the_pairs():
     assert int(model.step) == 41
 
 
-@pytest.mark.parametrize("more", [["lambda_back=5"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]])
+@pytest.mark.parametrize(
+    "more", [["lambda_back=5", "lambda_detail=0.3"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]]
+)
 def test_a_step_has_the_same_bytes_each_time(more):
     """With every term, on volumes so large that operations have several threads and run beside one another."""
     settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2", *more]
@@ -210,6 +212,7 @@ def test_a_step_has_the_same_bytes_each_time(more):
     rng = np.random.default_rng(0)
     keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
     data = {key: tf.constant(rng.uniform(size=(1, 16, 64, 64, 1)), tf.float32) for key in keys}
+    data |= {f"detail_{d}": tf.constant(rng.uniform(size=(1, 16, 64, 64, 2)), tf.float32) for d in "ab"}
     step = tf.function(lambda: model._gradients(data, 0, model._generator_terms, True)[0])
     first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(8)]
     for other in others:
@@ -370,6 +373,33 @@ def test_the_way_back_begins_when_it_is_asked_for():
     assert set(then) == {*first, "back_aba", "back_bab"}
     whole, _ = model.train_step(data)
     assert {"back_aba", "back_bab", "adversarial_a2b"} <= set(whole) and "cycle_aba" not in whole
+
+
+def detailed_batch(energy):
+    return back_batch() | {f"detail_{d}": tf.fill((1, 8, 16, 16, 2), energy) for d in "ab"}
+
+
+def test_the_detail_term_begins_with_the_way_back():
+    model = back_model("lambda_detail=0.3", "lambda_back=0")
+    data = detailed_batch(0.01)
+    assert "detail_a2b" not in model.warmup_step(data)[0]
+    for terms in (model.warmup_step(data, back=True)[0], model.train_step(data)[0]):
+        assert {"detail_a2b", "detail_b2a"} <= set(terms)
+    assert model._weight("detail_a2b", True) == model._weight("detail_a2b", False) == 0.3
+
+
+def test_translations_get_as_much_detail_as_the_partners_have():
+    made = {}
+    for energy in (1e-4, 1e-2):
+        # volumes whose noise is nothing: all detail is asked for
+        model, data = back_model("lambda_detail=1", "lambda_pair=1", "lambda_back=0"), detailed_batch(energy)
+        data |= {f"real_{d}": losses.smoothed(data[f"real_{d}"], 5) for d in "ab"}
+        model.set_learning_rate(2e-3)
+        for _ in range(60):
+            terms, _ = model.warmup_step(data, back=True)
+        made[energy] = np.mean(detail.energies(model.generators["a2b"](data["real_a"])[0, ..., 0]))
+        assert float(terms["detail_a2b"]) < 2
+    assert made[1e-2] > 2 * made[1e-4]
 
 
 def test_noise_on_the_way_back_is_drawn_anew_and_again():

@@ -25,6 +25,8 @@ def measured(config, steps=3) -> int:
     if config.lambda_pair:
         keys += ["partner_a", "partner_b", "weight_a", "weight_b"]
     batch = {key: tf.random.stateless_uniform(shape, [0, i]) for i, key in enumerate(keys)}
+    if config.lambda_detail:
+        batch |= {f"detail_{d}": tf.random.stateless_uniform((*shape[:-1], 2), [1, 0]) for d in "ab"}
     tf.config.experimental.reset_memory_stats("CPU:0")
     for _ in range(steps):
         losses, _ = model.train_step(batch)
@@ -58,7 +60,7 @@ def test_weights_moments_averages_and_pool_are_counted_exactly():
     assert need.weights == 4 * (trained + averages)
     assert need.optimizer == 4 * 2 * trained
     assert need.pool == 2 * 2 * 5 * 8 * 16 * 32
-    assert need.batches == 4 * 6 * 8 * 16 * 32
+    assert need.batches == 4 * 10 * 8 * 16 * 32
 
 
 def test_what_needs_less_memory_is_estimated_to():

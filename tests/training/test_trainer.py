@@ -160,6 +160,18 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
     assert code == 2 and "cannot be written" in text
 
 
+def test_pairs_of_before_are_explained(tmp_path, capsys):
+    folder = write_records(tmp_path / "records")
+    for path in records.shards(folder / "pairs"):
+        records.write_shard(path, [dataclasses.replace(r, partner_detail=None) for r in records.read_shard(path)])
+    command_line = ["--data", folder, "--run", tmp_path / "run", "--preset", "demo", "--set", *SETTINGS]
+    code, text = command(capsys, *command_line)
+    assert code == 2 and not (tmp_path / "run").exists()
+    assert f"`python -m data_prep pair {folder}`" in text and "--set lambda_detail=0" in text
+    code, _ = command(capsys, *command_line, "lambda_detail=0", "steps=1")
+    assert code == 0
+
+
 @pytest.mark.parametrize(
     ("fraction", "settings", "kind"),
     [
