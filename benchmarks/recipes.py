@@ -4,8 +4,8 @@
 
 RECORDS is the data set of `python -m benchmarks.quality WORK`, WORK/records, with its pairs. Each `--try` is a change
 of the preset `demo`; without one, the preset itself. A run takes the steps that 20 minutes of that benchmark have on
-two cores, in the same phases: 34 s from the first phase's end on an H100 at 32x64x64, and once two minutes to compile,
-since weights of terms are arguments of the compiled step. `pip install "jax[cuda12]" keras numpy scipy scikit-image
+two cores, in the same phases: 45 s on an H100 at 32x64x64, and once two minutes to compile, since weights of terms are
+arguments of the compiled step. `pip install "jax[cuda12]" keras numpy scipy scikit-image
 google-crc32c protobuf` is enough.
 
 Prints for each run and direction PSNR, SSIM, r (correlation of what a Gaussian of one voxel takes away from translation
@@ -33,7 +33,7 @@ from scipy import ndimage
 
 from cyclescan import losses, records
 from cyclescan.config import Config
-from cyclescan.detail import EVERY
+from cyclescan.detail import on_all_voxels
 from cyclescan.evaluation import metrics
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.presets import preset
@@ -94,12 +94,8 @@ def _read(folder: Path, split: str, domain: str):
 
 
 def _channels(pair: records.Record) -> np.ndarray:
-    energies = pair.partner_detail**2
-    for axis in range(3):
-        energies = np.repeat(energies, EVERY, axis)
-    depth, height, width = pair.voxels.shape
-    volumes = np.stack([pair.voxels, pair.partner], -1)
-    return np.concatenate([volumes, energies[:depth, :height, :width]], -1).astype("float32")
+    energies = on_all_voxels(np.nan_to_num(pair.partner_detail**2, nan=-1.0), pair.voxels.shape)
+    return np.concatenate([np.stack([pair.voxels, pair.partner], -1), energies], -1).astype("float32")
 
 
 class Recipe:
@@ -192,7 +188,7 @@ class Recipe:
             learning["weights"], state["averages"], judging["weights"], batch, key, weight
         )
         new = {"generators": self._adam(learning, gradients, rate)}
-        move = 1 - jnp.minimum(self.config.average_decay, (2.0 + step) / (11.0 + step))
+        move = 1 - jnp.minimum(self.config.average_decay, (1.0 + step) / (10.0 + step))
         new["averages"] = jax.tree.map(lambda a, w: a + move * (w - a), state["averages"], new["generators"]["weights"])
         if phase in ("discriminators", "adversarial"):
             new["pools"], pooled = {}, {}

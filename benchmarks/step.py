@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.detail import WINDOWS
+from cyclescan.detail import WINDOWS, energies, thinned
 from cyclescan.presets import preset
 
 SECONDS = 8.0
@@ -80,8 +80,8 @@ def volumes(config) -> dict:
     keys = ["real_a", "real_b", "partner_a", "partner_b"]
     shape = (config.batch_size, *config.patch_shape, 1)
     batch = {key: tf.constant(np.tanh(rng.normal(size=shape)), tf.float32) for key in keys}
-    energies = tf.constant(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), tf.float32)
-    return batch | {f"weight_{d}": tf.ones(config.batch_size) for d in "ab"} | {f"detail_{d}": energies for d in "ab"}
+    usual = tf.constant(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), tf.float32)
+    return batch | {f"weight_{d}": tf.ones(config.batch_size) for d in "ab"} | {f"detail_{d}": usual for d in "ab"}
 
 
 def plain(arguments, onednn: bool) -> float:
@@ -97,20 +97,20 @@ def pipeline(config) -> float:
     """Seconds a batch takes to read, crop and augment."""
     from cyclescan import dataset, records
 
-    paired = config.lambda_pair > 0
+    wanted = {"paired": config.lambda_pair > 0, "detail": config.lambda_detail > 0}
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for domain in ("a", "b"):
             items = []
             for i in range(8):
                 voxels = np.tanh(rng.normal(size=config.patch_shape)).astype(np.float32)
-                items.append(records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], voxels if paired else None))
+                detail = np.stack([thinned(energy) for energy in energies(voxels)], -1) ** 0.5
+                pair = {"partner": voxels, "partner_detail": detail} if wanted["paired"] else {}
+                items.append(records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], **pair))
             (Path(folder) / "train").mkdir(exist_ok=True)
             records.write_shard(Path(folder) / "train" / f"{domain}-00000-of-00001.tfrecord", items)
         streams = {domain: dataset.open_stream(folder, "train", domain) for domain in ("a", "b")}
-        batches = iter(
-            dataset.batches(streams, config.patch_shape, config.batch_size, 0, config.augment, paired=paired)
-        )
+        batches = iter(dataset.batches(streams, config.patch_shape, config.batch_size, 0, config.augment, **wanted))
         for _ in range(5):
             next(batches)
         began = time.perf_counter()

@@ -73,13 +73,13 @@ class Config:
     lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
     lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
     pair_share: float = 1.0  # of lambda_pair, which is left in the adversarial phase
-    lambda_detail: float = 0.0  # how much fine detail there is, to that of the partners; counts from `back_from` on
+    lambda_detail: float = 0.0  # the amount of fine detail, to that of the partners of the pairs; from `back_from` on
     lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
     back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
     # schedule, as fractions of the run
     steps: int = 1000
-    warmup: float = 0.0  # only the pair term (and that of `lambda_back`), before the adversarial phase begins
-    back_from: float = 0.0  # `lambda_back` counts from here on: it learns from translations, which must be fair first
+    warmup: float = 0.0  # only pair, detail and back-translation, before the adversarial phase begins
+    back_from: float = 0.0  # back-translation and detail count from here on: translations must be fair first
     discriminator_warmup: float = 0.0  # the last part of the warm-up, in which the discriminators learn already
     decay_from: float = 0.5  # the learning rate falls linearly to 0 from here on
     learning_rate: float = 2e-4
@@ -123,7 +123,7 @@ class Config:
                 f"lambda_detail is {self.lambda_detail} and lambda_pair 0; what detail is compared with comes from "
                 "pairs, so lambda_pair must be positive, too."
             )
-        helping = ("lambda_r1", "lambda_detail")  # to none of the others
+        helping = ("lambda_r1", "lambda_detail")  # they cannot teach alone
         names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name not in helping]
         teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())
         if not teaching:

@@ -73,7 +73,7 @@ def batches(
         Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a`
         (what real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is
         the pair's confidence at each voxel, 0 where the partner is unknown; if `detail` also `detail_a` and `detail_b`,
-        (..., bands) instead of (..., 1), the partners' `detail.energies`.
+        (..., bands) instead of (..., 1), the partners' `detail.energies`, -1 where these are unknown.
     """
     share, parts = batch_size // workers, []
     numbers = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
@@ -112,7 +112,7 @@ def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: boo
             result[f"partner_{domain}"] = tf.where(known, partner, -1.0)
             result[f"weight_{domain}"] = weight * tf.cast(known, tf.float32)
         if detail:
-            result[f"detail_{domain}"] = tf.maximum(volumes[..., 2:], 0.0)  # below 0 is the padding
+            result[f"detail_{domain}"] = volumes[..., 2:]
         return result
 
     return element

@@ -9,7 +9,6 @@ with that of a translation. Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 WINDOWS = (3, 7)  # voxels along an edge: a band is what the mean over one cube has, and over the next one has not
 AROUND = 7  # voxels along an edge of the cube over which the energy is averaged
@@ -21,6 +20,8 @@ def mean_around(volume: np.ndarray, window: int) -> np.ndarray:
 
     The same as `losses.smoothed`, for arrays of three axes.
     """
+    from scipy import ndimage  # records need nothing of this module but its numbers
+
     sums = ndimage.uniform_filter(np.asarray(volume, np.float32), window, mode="constant")
     return sums / ndimage.uniform_filter(np.ones(volume.shape, np.float32), window, mode="constant")
 
@@ -30,6 +31,20 @@ def energies(volume: np.ndarray) -> list[np.ndarray]:
     found, finer = [], np.asarray(volume, np.float32)
     for window in WINDOWS:
         coarser = mean_around(volume, window)
-        found.append(mean_around((finer - coarser) ** 2, AROUND))
+        # sums that run along a line can end a little below 0
+        found.append(np.maximum(mean_around((finer - coarser) ** 2, AROUND), 0.0))
         finer = coarser
     return found
+
+
+def thinned(array: np.ndarray) -> np.ndarray:
+    """Every `EVERY`th voxel of the first three axes."""
+    return array[::EVERY, ::EVERY, ::EVERY]
+
+
+def on_all_voxels(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What was `thinned`, on the voxels of a volume of `shape`: each value stands for those that follow it as well."""
+    for axis in range(3):
+        array = array.repeat(EVERY, axis)
+    depth, height, width = shape
+    return array[:depth, :height, :width]

@@ -77,26 +77,27 @@ def noise_sd(volumes, plane: tuple[int, int] = (2, 3)):
 def detail(predicted, energies, noise_variance, weight):
     """How far the energy of fine detail around each voxel is from what is usual there, as a ratio.
 
-    The mean absolute logarithm of (energy + noise) / usual energy, over both bands of `detail.WINDOWS`. It asks for as
-    much detail as real volumes have and leaves to other terms which detail it is (statistics of sub-bands as a
+    The mean absolute logarithm of (energy + noise) / usual energy, summed over the bands of `detail.WINDOWS`. It asks
+    for as much detail as real volumes have and leaves to other terms which detail it is (statistics of sub-bands as a
     description of texture: Portilla & Simoncelli 2000).
 
     Args:
         predicted: translations.
-        energies: (batch, depth, height, width, bands), as `detail.energies` of real volumes, noise included.
+        energies: (batch, depth, height, width, bands), as `detail.energies` of real volumes, noise included; below 0
+            where they are not known.
         noise_variance: (batch, 1, 1, 1, 1), of the noise of real volumes, which translations need not have.
         weight: factors of each voxel.
     """
-    finer = _float32(predicted)
-    terms = []
+    finer, total = _float32(predicted), 0.0
     for band, window in enumerate(WINDOWS):
         coarser = smoothed(_float32(predicted), window)
         energy = smoothed(ops.square(finer - coarser), AROUND)
-        usual = energies[..., band : band + 1] + DETAIL_FLOOR
-        noise = noise_variance * _passed(band)
-        terms.append(ops.mean(weight * ops.abs(ops.log((energy + noise + DETAIL_FLOOR) / usual))))
+        usual = energies[..., band : band + 1]
+        known = _float32(usual >= 0)
+        ratio = (energy + noise_variance * _passed(band) + DETAIL_FLOOR) / (ops.maximum(usual, 0.0) + DETAIL_FLOOR)
+        total += ops.mean(weight * known * ops.abs(ops.log(ratio)))
         finer = coarser
-    return terms[0] + terms[1]
+    return total
 
 
 def _passed(band: int) -> float:

@@ -4,8 +4,8 @@ A shard is an ordinary TFRecord file of `tf.train.Example`s. Voxels lie on [-1, 
 (one unit is 1/32767, half the size of float32 and finer than a 12-bit scanner). There are two kinds of record:
 
 * `scan`: one prepared volume of domain `a` or `b`;
-* `pair`: a volume of domain `a` or `b` (the source) and, as `partner`, a volume of the other domain from another
-  subject, registered onto it.
+* `pair`: a volume of domain `a` or `b` (the source) and, as `partner`, what volumes of the other domain from other
+  subjects, registered onto it, are in the mean, and how much fine detail they have.
 
 Writing and reading records needs no TensorFlow, whose import takes seconds in every worker process; only the two
 functions for tf.data graphs import it. A test holds the bytes equal to TensorFlow's own.
@@ -52,8 +52,8 @@ class Record:
         partner_subjects: pseudonymous ids of those whose scans the partner is made of; () for a scan.
         weight: confidence of the pair in (0, 1]; 1 for a scan.
         partner_detail: float32 (depth / 2, height / 2, width / 2, bands), rounded up; for a pair, how much fine detail
-            the partners have around every second voxel, as the root of the mean of their `detail.energies`, 0 where it
-            is unknown. None for a scan, and where it is not known.
+            the partners have around every second voxel, as the root of the mean of their `detail.energies`, NaN where
+            that is unknown. None for a scan, and for pairs that were made without.
         mask: uint8 of the shape of `voxels`, 1 in the body and 0 in the air around it, see `preprocessing.body`; None
             where it is not known.
     """
@@ -154,7 +154,8 @@ def parse_voxels(serialized):
 def parse_pair(serialized, detail: bool = False):
     """In a tf.data graph: a serialised pair to (voxels, partner, weight); the partner has NaN where it is unknown.
 
-    With `detail` a fourth result is the mean energy of the partners' detail, (depth, height, width, bands).
+    With `detail` a fourth result is the mean energy of the partners' detail, (depth, height, width, bands), -1 where it
+    is unknown.
     """
     import tensorflow as tf
 
@@ -166,7 +167,8 @@ def parse_pair(serialized, detail: bool = False):
     packed = tf.io.parse_single_example(serialized, schema)["partner_detail"]
     shape = tf.shape(voxels)[:3]
     coarse = tf.concat([(shape + EVERY - 1) // EVERY, [len(WINDOWS)]], 0)
-    energies = tf.square(tf.cast(tf.reshape(tf.io.decode_raw(packed, tf.int16), coarse), tf.float32) / UNIT)
+    integers = tf.reshape(tf.io.decode_raw(packed, tf.int16), coarse)
+    energies = tf.where(integers == UNKNOWN, -1.0, tf.square(tf.cast(integers, tf.float32) / UNIT))
     for axis in range(3):
         energies = tf.repeat(energies, EVERY, axis)
     return voxels, partner, weight, tf.slice(energies, [0] * 4, tf.concat([shape, [-1]], 0))

@@ -25,7 +25,7 @@ import numpy as np
 
 from cyclescan import records
 from cyclescan.command import progress
-from cyclescan.detail import EVERY, WINDOWS, energies
+from cyclescan.detail import EVERY, WINDOWS, energies, thinned
 from cyclescan.errors import InputError
 from cyclescan.files import make_folder, replacing, sha256, write_json
 from cyclescan.volume import spacing_of
@@ -100,8 +100,7 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         details = make_folder(out / "detail")
         files = {d: [details / f"{d}-{i}.npy" for i in range(len(entries[d]))] for d in OTHER}
         for domain in OTHER:
-            for _ in parallel(_keep_detail, list(zip(entries[domain], files[domain], strict=True))):
-                pass
+            list(parallel(_keep_detail, list(zip(entries[domain], files[domain], strict=True))))
         ways = {d: list(zip(entries[d], atlases[d].maps, files[d], strict=True)) for d in OTHER}
         for domain, other in OTHER.items():
             tasks = [
@@ -179,9 +178,8 @@ def _keep_detail(entry: Entry, path: Path) -> None:
 
     Every volume is the partner of many others, and its detail is taken before it is warped, which blurs it.
     """
-    every = (slice(None, None, EVERY),) * 3
     found = energies(records.decode(records.read_at(*entry)).voxels)
-    np.save(path, np.stack([energy[every] for energy in found]))
+    np.save(path, np.stack([thinned(energy) for energy in found]))
 
 
 class _Mean:
@@ -209,7 +207,7 @@ def _warp(task: Task) -> bytes:
     grid = registration.image_of(fixed.voxels, spacing_of(fixed.affine))
     between = task.between.forward() if task.domain == "a" else task.between.backward()
     to_other_atlas = [*between, *to_fixed.backward()]
-    coarse = fixed.voxels[::EVERY, ::EVERY, ::EVERY]
+    coarse = thinned(fixed.voxels)
     coarse_grid = registration.image_of(coarse, [EVERY * s for s in spacing_of(fixed.affine)])
     subjects, volumes, details = [], _Mean(fixed.voxels.shape), [_Mean(coarse.shape) for _ in WINDOWS]
     for entry, to_moving, path in task.moving:
@@ -221,7 +219,7 @@ def _warp(task: Task) -> bytes:
             image = registration.image_of(energy, [EVERY * s for s in spacing])
             mean.add(registration.resample(image, coarse_grid, transforms))
     partner = volumes.where(max(1, KNOWN * len(subjects)))
-    detail = np.stack([np.sqrt(np.nan_to_num(mean.where(1), nan=0.0)) for mean in details], -1)
+    detail = np.stack([np.sqrt(mean.where(1)) for mean in details], -1)
     return records.encode(
         dataclasses.replace(fixed, partner=partner, partner_subjects=tuple(subjects), partner_detail=detail)
     )

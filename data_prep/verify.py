@@ -159,6 +159,8 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
     for voxels in (record.voxels, *known):
         if not np.abs(voxels).max(initial=0) <= 1:  # true for NaN as well
             yield "has voxels outside [-1, 1]"
+    if record.partner_detail is not None and not np.nanmin(record.partner_detail, initial=0) >= 0:
+        yield "has partners whose detail is below 0"
     if record.mask is not None and not record.mask.any():
         yield "has a mask without a body"
     if record.voxels.ndim != 3 or (info["shape"] and list(record.voxels.shape) != list(info["shape"])):

@@ -70,6 +70,11 @@ def test_detail_counts_where_there_is_a_weight():
     assert of_detail(predicted, real, weight=weight) < 0.02 < of_detail(predicted, real)
 
 
+def test_detail_that_is_not_known_does_not_count():
+    predicted, energies = textured(0.3)[None, ..., None], np.full((1, 12, 16, 16, 2), -1, "f4")
+    assert float(losses.detail(predicted, energies, 0.0, 1.0)) == 0
+
+
 def test_adversarial_values():
     zero = np.zeros((1, 2, 2, 2, 1), "f4")
     assert float(losses.adversarial(zero, True, "bce")) == pytest.approx(np.log(2))

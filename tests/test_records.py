@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cyclescan import records
+from cyclescan.detail import on_all_voxels
 from cyclescan.errors import InputError
 from tests.data_prep.scan_files import AFFINE
 
@@ -63,15 +64,19 @@ def test_a_pair_keeps_both_volumes():
 def test_the_detail_of_partners_comes_back_on_every_second_voxel(shape):
     coarse = tuple(-(-edge // 2) for edge in shape)
     detail = np.random.default_rng(3).uniform(0, 0.5, (*coarse, 2)).astype(np.float32)
+    detail[0, 0, 0] = np.nan
     voxels = np.zeros(shape, np.float32)
     pair = make(voxels=voxels, partner=voxels, partner_subjects=("s8",), partner_detail=detail)
     serialized = records.encode(pair)
     back = records.decode(serialized).partner_detail
-    assert np.abs(back - detail).max() <= 0.5001 / records.UNIT
+    assert np.nanmax(np.abs(back - detail)) <= 0.5001 / records.UNIT
+    np.testing.assert_array_equal(np.isnan(back), np.isnan(detail))
     energies = np.asarray(records.parse_pair(serialized, detail=True)[3])
     assert energies.shape == (*shape, 2)
+    expected = np.nan_to_num(back**2, nan=-1.0)
     for place in np.ndindex(shape):
-        np.testing.assert_allclose(energies[place], back[tuple(i // 2 for i in place)] ** 2, rtol=1e-6)
+        np.testing.assert_allclose(energies[place], expected[tuple(i // 2 for i in place)], rtol=1e-6)
+    np.testing.assert_array_equal(energies, on_all_voxels(expected, shape))
     # pairs of before are read, and what reads only those reads this
     without = records.encode(dataclasses.replace(pair, partner_detail=None))
     assert records.decode(without).partner_detail is None

@@ -337,6 +337,17 @@ def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
     assert figures.warmup_end(without) is None
 
 
+def test_the_detail_term_has_a_scale_of_its_own(tmp_path):
+    history = report.read_history(write_run(tmp_path / "run").path / "history.csv")
+    names = {"a": "ciss", "b": "dess"}
+    without, with_it = (
+        base64.b64decode(figures.loss_curves({**history, **more}, {}, names).partition(",")[2]).decode()
+        for more in ({}, {f"detail_{way}": np.array([np.nan, 2.0, 1.5, 1.0]) for way in ("a2b", "b2a")})
+    )
+    assert "amount ciss→dess" in with_it and "Fine detail" in with_it
+    assert "Fine detail" not in without
+
+
 def test_a_history_that_was_cut_off(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("step,seconds,cycle_aba\n10,1.0,0.5\n20,2.0,0.4\n30,3")

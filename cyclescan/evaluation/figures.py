@@ -59,8 +59,13 @@ SIMILARITY = (
     ("identity", "identity", (0, (1, 1))),
     ("gradient_consistency", "gradient consistency", "-."),
 )
+DETAIL = (("detail", "amount", "-"),)
 ADVERSARIAL = (("adversarial", "generator", "-"), ("discriminator", "discriminator", (0, (2, 1))))
-GROUPS = (("Similarity losses", SIMILARITY), ("Adversarial losses", ADVERSARIAL))
+GROUPS = (
+    ("Similarity losses", SIMILARITY),
+    ("Fine detail: |log(energy / usual energy)|, both bands", DETAIL),
+    ("Adversarial losses", ADVERSARIAL),
+)
 MANY_ROWS = 120  # from here on a running mean is drawn over the single values
 
 
@@ -225,7 +230,7 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
 
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
-    """The last logged step that had the pair term alone, or with back-translation, when others came later."""
+    """The last logged step of the warm-up, before adversarial and other terms came."""
     others = [c for c in history if c.startswith(("adversarial_", "cycle_", "identity_", "gradient_consistency_"))]
     paired = [c for c in history if c.startswith("pair_")]
     if not others or not paired:

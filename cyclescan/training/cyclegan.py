@@ -117,7 +117,7 @@ class CycleGAN(tf.Module):
 
         Args:
             batch: with pairs, see `dataset.batches`.
-            back: as long as translations are poor, there is nothing to learn from them.
+            back: as long as translations are poor, there is nothing to learn from them, nor is their detail.
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """

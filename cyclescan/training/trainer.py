@@ -354,8 +354,8 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
             if records.decode(records.read_at(*stream.entries[0])).partner_detail is None:
                 raise InputError(
                     f"The settings have a detail term (lambda_detail={config.lambda_detail:g}), of which {data}/pairs "
-                    f"(domain {domain}) knows nothing: it was made by an earlier version. Make it again with "
-                    f"`python -m data_prep pair {data}`, or train with --set lambda_detail=0."
+                    f"(domain {domain}) knows nothing: it was made by an earlier version. For a new run make it again "
+                    f"with `python -m data_prep pair {data}`; to go on with a run on it, add --set lambda_detail=0."
                 )
     return streams
 

@@ -158,6 +158,7 @@ def test_disjoint_training_that_is_not(folder):
             "has the shape [10, 12, 13]; [10, 12, 14] is stated",
         ),
         ({"affine": np.eye(4)}, "has the spacing [1.0, 1.0, 1.0] mm; [3.0, 2.0, 1.5] is stated"),
+        ({"partner_detail": np.full((5, 6, 7, 2), -0.1, "f4")}, "has partners whose detail is below 0"),
         ({"partner": np.zeros((10, 12, 14), np.float32)}, "is a pair, in the folder test"),
     ],
 )
