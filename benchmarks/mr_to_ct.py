@@ -181,7 +181,7 @@ CONCLUSIONS = """
   weight 0.3.
 - Registered pseudo-pairs do more than any of these, by 47 HU and 6 dB, and with 6 subjects nearly what they do with
   24. Their registration, two minutes for 24 subjects, is not in the eight. It is that of before the atlases met
-  under the skin (CHANGELOG.md).
+  under the skin, and the recipe that of before the detail term (CHANGELOG.md).
 
 ## What cannot
 
