@@ -1,5 +1,6 @@
 """Registration of volumes whose true alignment is known."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -78,6 +79,20 @@ def test_contrasts_meet_under_the_skin():
     plain, under_the_skin = (f(first, second) for f in (registration.register_affine, registration.register_contrasts))
     assert error(plain) > 0.4  # mm
     assert error(under_the_skin) < 0.2
+
+
+def test_what_is_under_the_skin_corrects_only_what_it_knows_better(monkeypatch):
+    fixed, moving = image(body(2)), image(-body(2))
+    plain = registration.register_affine(fixed, moving)
+    search = registration._most_informative
+
+    def astray(*arguments, under_skin=False, **options):
+        found = search(*arguments, under_skin=under_skin, **options)
+        wrong = (*found.affine[:9], 3.0, 3.0, 3.0, *found.affine[12:])
+        return dataclasses.replace(found, affine=wrong) if under_skin else found
+
+    monkeypatch.setattr(registration, "_most_informative", astray)
+    assert registration.register_contrasts(fixed, moving) == plain
 
 
 def test_contrasts_without_air_or_without_contrast_are_registered_as_they_can_be():
