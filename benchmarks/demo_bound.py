@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         demo_records = arguments.demo / "records"
         true_pairs = with_true_pairs(arguments.demo / "scans", demo_records, Path(folder) / "records", run.seed)
-        alone = {"warmup": 1.0, "lambda_back": 0.0, "lambda_detail": 0.0}  # the pair term
+        alone = {"warmup": 1.0, "lambda_back": 0.0, "lambda_detail": 0.0, "texture": "none"}  # the pair term
         config = dataclasses.replace(run.config, **alone, steps=arguments.steps or run.config.steps)
         bound = trainer.train(true_pairs, Path(folder) / "run", config, preset=run.preset, seed=run.seed)
         translators = {d: Translator.load(bound.path, d) for d in DIRECTIONS}

@@ -68,7 +68,7 @@ class Networks:
         self.constant = ("a", "b", *averages)
         generators = ("a2b", "b2a", *averages) if both else ("a2b",) if measure.startswith("generator") else ()
         discriminators = ("a", "b") if both else ("a",) if measure.startswith("discriminator") else ()
-        self.models = {name: build_generator(config, name, seed) for seed, name in enumerate(generators)}
+        self.models = {name: build_generator(config, name[-3:], name, seed) for seed, name in enumerate(generators)}
         self.models |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
 
     def weights(self, *names: str) -> dict:
@@ -221,7 +221,11 @@ def main() -> None:
     parser.add_argument("--only", choices=MEASURES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        settings = [*arguments.settings, f"precision={arguments.precision[0]}"]
+        settings = [
+            *arguments.settings,
+            "texture=none",
+            f"precision={arguments.precision[0]}",
+        ]  # it takes no part in a step
         config = preset(arguments.preset[0]).with_settings(settings)
         print(json.dumps(measured(config, arguments.only)))
         return

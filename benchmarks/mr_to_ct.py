@@ -60,7 +60,7 @@ class Setting:
     def config(self):
         endless = [f"steps={ENDLESS}", "patch_shape=" + ",".join(map(str, SHAPE))]
         if self.weight is None:
-            return preset("demo").with_settings(endless)
+            return preset("demo").with_settings([*endless, "texture=none"])  # CT to CISS has some, CISS to CT none
         weight = f"lambda_gradient_consistency={self.weight}"
         return preset("gradient_consistency").with_settings([*endless, weight])
 

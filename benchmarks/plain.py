@@ -23,8 +23,8 @@ class PlainCycleGAN:
         from cyclescan.models import build_discriminator, build_generator
 
         self.config = config
-        self.generator_g = build_generator(config, "generator_a2b", seed * 10)
-        self.generator_f = build_generator(config, "generator_b2a", seed * 10 + 1)
+        self.generator_g = build_generator(config, "a2b", seed=seed * 10)
+        self.generator_f = build_generator(config, "b2a", seed=seed * 10 + 1)
         self.discriminator_x = build_discriminator(config, "discriminator_a", seed * 10 + 2)
         self.discriminator_y = build_discriminator(config, "discriminator_b", seed * 10 + 3)
         self.networks = (self.generator_g, self.generator_f, self.discriminator_x, self.discriminator_y)

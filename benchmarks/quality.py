@@ -74,7 +74,7 @@ METHODS = {
     "cyclescan_narrow": Method("cyclescan", tuple(NARROW)),
     "gradient_consistency": Method("gradient_consistency"),
     "default": Method("demo", pairs="registered", seeds=3),
-    "paired": Method("demo", ("warmup=1.0", "lambda_back=0", "lambda_detail=0"), pairs="true"),
+    "paired": Method("demo", ("warmup=1.0", "lambda_back=0", "lambda_detail=0", "texture=none"), pairs="true"),
 }
 
 

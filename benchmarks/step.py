@@ -97,7 +97,7 @@ def pipeline(config) -> float:
     """Seconds a batch takes to read, crop and augment."""
     from cyclescan import dataset, records
 
-    wanted = {"paired": config.lambda_pair > 0, "detail": config.lambda_detail > 0}
+    wanted = config.batch_contents
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for domain in ("a", "b"):

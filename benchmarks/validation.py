@@ -102,8 +102,7 @@ def cost(demo: Path) -> tuple[float, float]:
     run, data = checkpoints.read_run(demo / "run"), demo / "records"
     config, model, looking = run.config, CycleGAN(run.config, run.seed), Validation(data, run.config)
     streams = {d: dataset.open_stream(data, "pairs" if config.lambda_pair else "train", d) for d in ("a", "b")}
-    wanted = {"paired": config.lambda_pair > 0, "detail": config.lambda_detail > 0}
-    batches = dataset.batches(streams, config.patch_shape, config.batch_size, 0, False, **wanted)
+    batches = dataset.batches(streams, config.patch_shape, config.batch_size, 0, False, **config.batch_contents)
     batch = next(iter(batches))
 
     def seconds(action, times: int) -> float:

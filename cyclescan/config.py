@@ -10,6 +10,7 @@ from cyclescan.errors import InputError
 CHOICES = {
     "generator_upsampling": ("resize", "transposed"),
     "generator_normalization": ("instance", "none"),
+    "texture": ("none", "a", "b", "both"),
     "discriminator_normalization": ("instance", "spectral"),
     "adversarial_loss": ("bce", "least_squares"),
     "cycle_loss": ("l1", "l2"),
@@ -56,6 +57,7 @@ class Config:
     generator_normalization: str = "instance"
     generator_residual: bool = False  # output = tanh(input + network) instead of tanh(network)
     generator_full_resolution_filters: int = 16  # convolutions before the first halving; 0 for none, as in the seed
+    texture: str = "none"  # the domains whose generated volumes carry texture of their source, see `models.texture`
     # discriminator: `levels` halvings, then two convolutions of stride 1
     discriminator_levels: int = 2
     discriminator_filters: int = 32
@@ -123,6 +125,11 @@ class Config:
                 f"lambda_detail is {self.lambda_detail} and lambda_pair 0; what detail is compared with comes from "
                 "pairs, so lambda_pair must be positive, too."
             )
+        if self.texture != "none" and not self.lambda_pair:
+            raise InputError(
+                f"texture is {self.texture!r} and lambda_pair 0; how much texture there is comes from pairs, so "
+                "lambda_pair must be positive, too."
+            )
         helping = ("lambda_r1", "lambda_detail")  # they cannot teach alone
         names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name not in helping]
         teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())
@@ -137,6 +144,18 @@ class Config:
     def stride(self) -> int:
         """Every axis of a patch must be a multiple of this."""
         return 2**self.generator_levels
+
+    @property
+    def batch_contents(self) -> dict[str, bool]:
+        """What batches must have for these settings; arguments of `dataset.batches`."""
+        return {"paired": self.lambda_pair > 0, "detail": self.lambda_detail > 0 or self.texture != "none"}
+
+    def carries_texture(self, direction: str) -> bool:
+        """Whether the generator of "a2b" or "b2a" adds texture of its source, see `models.texture`."""
+        source, target = direction.split("2")
+        if {source, target} != {"a", "b"}:
+            raise ValueError(f"the direction is {direction!r}; a2b or b2a is allowed")
+        return self.texture in (target, "both")
 
     def to_dict(self) -> dict:
         """Plain JSON values."""

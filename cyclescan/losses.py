@@ -15,6 +15,19 @@ from cyclescan.detail import AROUND, WINDOWS
 GRADIENT_VARIANCE_FLOOR = 1e-6
 # Added to both energies of detail: below it, 0.3 % of half the range, there is none.
 DETAIL_FLOOR = 1e-5
+# Where a mean of registered volumes has kept at most the first share of their fine energy, what they have there is
+# texture, which lies elsewhere in each of them, and where it has kept the second, edges. Nor is it texture that has
+# less energy in the fine band than in the next, or less than so many times that of the noise.
+TEXTURE_KEPT = (0.1, 0.2)
+TEXTURE_WHITE = (0.85, 1.15)
+TEXTURE_ABOVE_NOISE = 1.5
+# Of what partners have in each band, what is asked for: a band of means over cubes passes too little of its lowest
+# frequencies, where spongy bone has more power than the volumes whose detail is carried over.
+TEXTURE_ENERGY = (0.9, 1.7)
+MOST_AMPLITUDE = 3.0
+# Of the amplitudes that are right at such a place in one knee and another: so a place gets texture if more than a
+# fifth of the knees show it there without doubt.
+TEXTURE_QUANTILE = 0.8
 
 
 def difference(predicted, reference, kind: str, weight=None):
@@ -88,22 +101,64 @@ def detail(predicted, energies, noise_variance, weight):
         noise_variance: (batch, 1, 1, 1, 1), of the noise of real volumes, which translations need not have.
         weight: factors of each voxel.
     """
-    finer, total = _float32(predicted), 0.0
-    for band, window in enumerate(WINDOWS):
-        coarser = smoothed(_float32(predicted), window)
-        energy = smoothed(ops.square(finer - coarser), AROUND)
+    total = 0.0
+    for band, energy in enumerate(_energies(predicted)):
         usual = energies[..., band : band + 1]
         known = _float32(usual >= 0)
         ratio = (energy + noise_variance * _passed(band) + DETAIL_FLOOR) / (ops.maximum(usual, 0.0) + DETAIL_FLOOR)
         total += ops.mean(weight * known * ops.abs(ops.log(ratio)))
-        finer = coarser
     return total
+
+
+def _energies(volumes) -> list:
+    """As `detail.energies`, of each band (batch, depth, height, width, 1)."""
+    found, finer = [], _float32(volumes)
+    for window in WINDOWS:
+        coarser = smoothed(_float32(volumes), window)
+        found.append(smoothed(ops.square(finer - coarser), AROUND))
+        finer = coarser
+    return found
 
 
 def _passed(band: int) -> float:
     """The share of the variance of white noise that lies in a band."""
     inner, outer = ([1, *WINDOWS][i] ** -3 for i in (band, band + 1))
     return inner - outer  # of two means over cubes of which one holds the other
+
+
+def texture(amplitudes, source, partner, energies, noise_variance, weight):
+    """How far amplitudes of the source's detail are from those that give it the energy of the partners' texture.
+
+    Texture is what real volumes have around a voxel and the mean of them, which registration has brought there, has
+    not. The distance to the amplitude that is right there, 0 where there is no texture, is that of a quantile (Koenker
+    & Bassett 1978), since whether a place shows it without doubt differs from knee to knee.
+
+    Args:
+        amplitudes: (batch, depth, height, width, bands), see `models.texture`.
+        source: the volumes that they are for.
+        partner: the mean of their partners.
+        energies: of the partners, as for `detail`.
+        noise_variance: of real volumes of the partners' domain, as for `detail`.
+        weight: factors of each voxel.
+    """
+    usual = [ops.maximum(energies[..., band : band + 1], 0.0) for band in range(len(WINDOWS))]
+    known = _float32(energies[..., :1] >= 0) * weight
+    fine, coarse = usual[:2]
+    kept = _energies(partner)[0] / (fine + DETAIL_FLOOR)
+    here = _ramp(-kept, [-share for share in TEXTURE_KEPT[::-1]]) * _ramp(fine / (coarse + DETAIL_FLOOR), TEXTURE_WHITE)
+    here *= _float32(fine > TEXTURE_ABOVE_NOISE * noise_variance * _passed(0))
+    total = 0.0
+    for band, own in enumerate(_energies(source)):
+        right = ops.sqrt(here * TEXTURE_ENERGY[band] * usual[band] / (own + DETAIL_FLOOR))
+        lacking = ops.minimum(right, MOST_AMPLITUDE) - amplitudes[..., band : band + 1]
+        distance = ops.maximum(TEXTURE_QUANTILE * lacking, (TEXTURE_QUANTILE - 1) * lacking)
+        total += ops.mean(known * distance)
+    return total
+
+
+def _ramp(values, ends):
+    """0 up to the first end, 1 from the second on, a line between."""
+    return ops.clip((values - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0)
 
 
 def adversarial(logits, real: bool, kind: str):

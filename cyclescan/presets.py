@@ -19,6 +19,7 @@ KNEE = Config(
     lambda_detail=0.3,
     lambda_back=10.0,
     back_sharpening=2.0,
+    texture="a",
     lambda_cycle=0.0,
     lambda_adversarial=1.0,
     warmup=0.9,

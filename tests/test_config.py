@@ -41,6 +41,7 @@ def test_dictionary_round_trip():
         ("generator_kernel=0", "at least 1"),
         ("back_sharpening=-1", "at least 0"),
         ("lambda_detail=-1", "at least 0"),
+        ("texture=ciss", "texture is 'ciss'; allowed is none or a or b or both"),
     ],
 )
 def test_wrong_settings_are_named(setting, sentence):
@@ -53,13 +54,28 @@ def test_generators_need_something_to_learn_from():
     with pytest.raises(InputError, match=r"lambda_adversarial, lambda_cycle, .* are all 0"):
         Config().with_settings(["lambda_adversarial=0", "lambda_cycle=0", "lambda_r1=1"])
     with pytest.raises(InputError, match="are all 0"):
-        preset("knee").with_settings(["lambda_adversarial=0", "lambda_pair=0", "lambda_detail=0"])  # until back_from
+        preset("knee").with_settings(
+            ["lambda_adversarial=0", "lambda_pair=0", "lambda_detail=0", "texture=none"]
+        )  # until back_from
 
 
 def test_detail_is_compared_with_that_of_pairs():
     with pytest.raises(InputError, match=r"lambda_detail is 0\.3 and lambda_pair 0; .* lambda_pair must be positive"):
         preset("knee").with_settings(["lambda_pair=0"])
-    preset("knee").with_settings(["lambda_pair=0", "lambda_detail=0"])
+    with pytest.raises(InputError, match=r"texture is 'a' and lambda_pair 0; .* lambda_pair must be positive"):
+        preset("knee").with_settings(["lambda_pair=0", "lambda_detail=0"])
+    preset("knee").with_settings(["lambda_pair=0", "lambda_detail=0", "texture=none"])
+
+
+@pytest.mark.parametrize(
+    ("texture", "directions"), [("none", []), ("a", ["b2a"]), ("b", ["a2b"]), ("both", ["a2b", "b2a"])]
+)
+def test_texture_is_that_of_generated_volumes_of_a_domain(texture, directions):
+    config = Config(lambda_pair=1.0, texture=texture)
+    assert [d for d in ("a2b", "b2a") if config.carries_texture(d)] == directions
+    assert config.batch_contents == {"paired": True, "detail": bool(directions)}
+    with pytest.raises(ValueError, match="average_a2b"):
+        config.carries_texture("average_a2b")
 
 
 def test_unknown_preset_lists_the_known():

@@ -75,6 +75,40 @@ def test_detail_that_is_not_known_does_not_count():
     assert float(losses.detail(predicted, energies, 0.0, 1.0)) == 0
 
 
+def of_texture(amplitudes, source, partner, energies, noise=0.0):
+    arrays = [array[None, ..., None].astype("f4") for array in (source, partner)]
+    given = np.broadcast_to(np.float32(amplitudes), (1, *source.shape, 2))
+    return float(losses.texture(given, *arrays, energies[None], np.full((1, 1, 1, 1, 1), noise, "f4"), 1.0))
+
+
+def test_texture_asks_for_the_amplitude_that_gives_it_the_partners_energy():
+    source, flat = textured(0.1), np.zeros((12, 16, 16), "f4")
+    energies = 9 * np.stack(detail.energies(source), -1) + 8e-5  # the floor is a hundredth of it or more
+    right = 3 * np.sqrt(losses.TEXTURE_ENERGY)
+    right = np.minimum(right, losses.MOST_AMPLITUDE)
+    assert of_texture(right, source, flat, energies) < 0.01
+    # too little costs TEXTURE_QUANTILE of the distance, and too much the rest of it
+    q = losses.TEXTURE_QUANTILE
+    assert of_texture(right - 0.5, source, flat, energies) == pytest.approx(2 * 0.5 * q, abs=0.01)
+    assert of_texture(right + 0.5, source, flat, energies) == pytest.approx(2 * 0.5 * (1 - q), abs=0.01)
+
+
+@pytest.mark.parametrize("why", ["the mean has it", "coarse", "noise", "not known"])
+def test_there_is_no_texture_where(why):
+    source, partner = textured(0.1), np.zeros((12, 16, 16), "f4")
+    energies, noise = np.stack(detail.energies(textured(0.3, seed=1)), -1), 0.0
+    assert of_texture(0, source, partner, energies) > 1
+    if why == "the mean has it":
+        partner = 0.6 * textured(0.3, seed=1)
+    elif why == "coarse":
+        energies = energies[..., ::-1]
+    elif why == "noise":
+        noise = 0.08
+    else:
+        energies = np.full_like(energies, -1)
+    assert of_texture(0, source, partner, energies, noise) == pytest.approx(0, abs=0.02)
+
+
 def test_adversarial_values():
     zero = np.zeros((1, 2, 2, 2, 1), "f4")
     assert float(losses.adversarial(zero, True, "bce")) == pytest.approx(np.log(2))

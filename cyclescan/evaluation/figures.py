@@ -60,10 +60,12 @@ SIMILARITY = (
     ("gradient_consistency", "gradient consistency", "-."),
 )
 DETAIL = (("detail", "amount", "-"),)
+TEXTURE = (("texture", "amplitude", "-"),)
 ADVERSARIAL = (("adversarial", "generator", "-"), ("discriminator", "discriminator", (0, (2, 1))))
 GROUPS = (
     ("Similarity losses", SIMILARITY),
     ("Fine detail: |log(energy / usual energy)|, both bands", DETAIL),
+    ("Texture carried over: distance of its amplitude, both bands", TEXTURE),
     ("Adversarial losses", ADVERSARIAL),
 )
 MANY_ROWS = 120  # from here on a running mean is drawn over the single values

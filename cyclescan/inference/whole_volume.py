@@ -28,7 +28,15 @@ from cyclescan.models.upsampled_conv import UpsampledConv3D
 
 OnWindow = Callable[[tf.Tensor, tf.Tensor], tf.Operation]
 WEIGHTED = (layers.Conv3D, layers.Conv3DTranspose, UpsampledConv3D)
-POINTWISE = (layers.ReLU, layers.LeakyReLU, layers.Activation, layers.Concatenate, layers.Add)
+POINTWISE = (
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.Activation,
+    layers.Concatenate,
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +131,8 @@ def _level(layer: keras.Layer, parents: tuple[_Node, ...]) -> int:
         return parents[0].level - 1
     if isinstance(layer, layers.Conv3D):
         return parents[0].level + layer.strides[0] // 2
-    if isinstance(layer, (*POINTWISE, layers.GroupNormalization)):
+    averages = isinstance(layer, layers.AveragePooling3D) and set(layer.strides) == {1} and layer.padding == "same"
+    if averages or isinstance(layer, (*POINTWISE, layers.GroupNormalization)):
         return parents[0].level
     raise TypeError(f"the layer {layer.name} is a {type(layer).__name__}, which is not known here")
 
@@ -246,6 +255,11 @@ class _Evaluation:
             low = first // 2
             values = self._inside(parent, low, (end + 1) // 2)
             return _cut(layer(values), first - 2 * low, end - 2 * low)
+        if isinstance(layer, layers.AveragePooling3D):
+            # of what lies in the volume; so nothing may be put in front of it, as for a convolution
+            reach = tf.constant(layer.pool_size) // 2
+            low, high = tf.maximum(first - reach, 0), tf.minimum(end + reach, self._size // 2**node.level)
+            return _cut(layer(self._inside(parent, low, high)), first - low, end - low)
         inputs = [self._inside(each, first, end) for each in node.parents]
         return layer(inputs if len(inputs) > 1 else inputs[0])
 

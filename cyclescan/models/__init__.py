@@ -6,8 +6,8 @@ from cyclescan.models.unet3d import unet3d
 __all__ = ["build_discriminator", "build_generator", "patchgan3d", "unet3d"]
 
 
-def build_generator(config, name: str, seed: int = 0):
-    """The generator that a `Config` describes; see `unet3d`."""
+def build_generator(config, direction: str, name: str | None = None, seed: int = 0):
+    """The generator of a direction, "a2b" or "b2a", that a `Config` describes; see `unet3d`."""
     return unet3d(
         levels=config.generator_levels,
         filters=config.generator_filters,
@@ -19,8 +19,9 @@ def build_generator(config, name: str, seed: int = 0):
         upsampling=config.generator_upsampling,
         normalization=config.generator_normalization,
         residual=config.generator_residual,
+        carry_texture=config.carries_texture(direction),
         seed=seed,
-        name=name,
+        name=name or f"generator_{direction}",
     )
 
 

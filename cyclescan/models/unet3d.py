@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from cyclescan.models import texture
 from cyclescan.models.blocks import Initializers, convolution, instance_norm
 from cyclescan.models.upsampled_conv import UpsampledConv3D
 
@@ -24,6 +25,7 @@ def unet3d(
     upsampling: str = "resize",
     normalization: str = "instance",
     residual: bool = False,
+    carry_texture: bool = False,
     seed: int = 0,
     name: str = "generator",
 ) -> keras.Model:
@@ -41,6 +43,7 @@ def unet3d(
             "transposed" is the seed's transposed convolution.
         normalization: "instance" or "none".
         residual: output tanh(input + network) instead of tanh(network).
+        carry_texture: add fine detail of the input to the output, see `models.texture`.
         seed: determines the initial weights.
 
     The seed's generator is levels=5, filters=64, max_filters=512, full_resolution_filters=0, decoder_width=2,
@@ -100,14 +103,18 @@ def unet3d(
         x = refine(x, width[level], f"down{level}", "leaky_relu")
         skips.append(x)
     skips.pop()
+    features = x  # of the level above the finest
     for level in range(levels - 1, -1, -1):
         if level or full_resolution_filters:
             x = ascend(x, skips.pop(), min(decoder_width * width[level], max_filters), f"up{level}")
+        features = x if level == 1 else features
     x = head(x, kernel, init, upsampling, bool(full_resolution_filters))
     if residual:
         x = layers.Add(name="residual")([image, x])
     # float32 at the border under mixed precision
-    x = layers.Activation("tanh", dtype="float32", name="translated")(x)
+    x = layers.Activation("tanh", dtype="float32", name=texture.TRANSLATED)(x)
+    if carry_texture:
+        x = texture.carried(image, x, features, kernel, init)
     return keras.Model(image, x, name=name)
 
 

@@ -166,6 +166,18 @@ class _Graph:
     def addition(self, layer, inputs: list[str]) -> str:
         return self._node("Sum", inputs, layer.name)
 
+    def subtraction(self, layer, inputs: list[str]) -> str:
+        return self._node("Sub", inputs, layer.name)
+
+    def product(self, layer, inputs: list[str]) -> str:
+        return self._node("Mul", inputs, layer.name)
+
+    def average(self, layer, inputs: list[str]) -> str:
+        _require(layer, padding="same", data_format="channels_last", strides=(1, 1, 1))
+        pads = [n // 2 for n in layer.pool_size]  # of odd sizes
+        attributes = {"kernel_shape": layer.pool_size, "pads": [*pads, *pads], "count_include_pad": 0}
+        return self._node("AveragePool", inputs, layer.name, **attributes)
+
     def activation(self, layer, inputs: list[str]) -> str:
         return self._activate(layer, inputs[0])
 
@@ -174,8 +186,11 @@ class _Graph:
         name = keras.activations.serialize(layer.activation)
         if name not in ACTIVATIONS:
             raise InputError(
-                f"The layer {layer.name} has the activation {name}; ONNX export knows {' and '.join(ACTIVATIONS)}."
+                f"The layer {layer.name} has the activation {name}; ONNX export knows {', '.join(ACTIVATIONS)}."
             )
+        if name == "hard_tanh":
+            ends = [self._constant(f"{layer.name}/{end}", end) for end in (-1.0, 1.0)]
+            return self._node("Clip", [result, *ends], f"{layer.name}/{name}")
         return self._node(ACTIVATIONS[name], [result], f"{layer.name}/{name}") if ACTIVATIONS[name] else result
 
 
@@ -186,7 +201,7 @@ def _require(layer, **settings) -> None:
             raise InputError(f"The layer {layer.name} has {key} {got!r}; ONNX export knows {expected!r} alone.")
 
 
-ACTIVATIONS = {"linear": None, "tanh": "Tanh"}
+ACTIVATIONS = {"linear": None, "tanh": "Tanh", "hard_tanh": "Clip"}
 LAYERS: dict[type, Callable] = {
     layers.Conv3D: _Graph.convolution,
     layers.Conv3DTranspose: _Graph.transposed_convolution,
@@ -197,5 +212,8 @@ LAYERS: dict[type, Callable] = {
     layers.ReLU: _Graph.relu,
     layers.Concatenate: _Graph.concatenation,
     layers.Add: _Graph.addition,
+    layers.Subtract: _Graph.subtraction,
+    layers.Multiply: _Graph.product,
+    layers.AveragePooling3D: _Graph.average,
     layers.Activation: _Graph.activation,
 }

@@ -374,7 +374,7 @@ def _translator(path: Path, config: Config, direction: str):
 
     facts = _checked(path, config)
     with precision("float32"):
-        generator = build_generator(config, name=f"generator_{direction}")
+        generator = build_generator(config, direction)
     if facts.get("published"):
         return _with_published(generator, path / _published(direction))
     state = tf.train.Checkpoint(**{f"translator_{direction}": generator})

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cyclescan import losses
 from cyclescan.config import Config
-from cyclescan.models import build_discriminator, build_generator
+from cyclescan.models import build_discriminator, build_generator, texture
 from cyclescan.models.graph import precision
 from cyclescan.training import kernels, sums
 from cyclescan.training.adam import Adam
@@ -69,19 +69,20 @@ class CycleGAN(tf.Module):
     def _build(self, config: Config, seed: int) -> None:
         with precision(config.precision):
             self.generators = {
-                name: build_generator(config, name=f"generator_{name}", seed=seed * 10 + i)
-                for i, name in enumerate(("a2b", "b2a"))
+                name: build_generator(config, name, seed=seed * 10 + i) for i, name in enumerate(("a2b", "b2a"))
             }
             self.translators = self.generators
             if config.average_decay:
                 self.translators = {
-                    name: build_generator(config, name=f"average_{name}", seed=seed * 10 + i)
+                    name: build_generator(config, name, f"average_{name}", seed * 10 + i)
                     for i, name in enumerate(("a2b", "b2a"))
                 }
             self.discriminators = {
                 name: build_discriminator(config, name=f"discriminator_{name}", seed=seed * 10 + i + 2)
                 for i, name in enumerate(("a", "b"))
             }
+        self._before_texture = {name: texture.without(network) for name, network in self.generators.items()}
+        self._teachers = {name: texture.without(network) for name, network in self.translators.items()}
         networks = {"generators": self.generators, "discriminators": self.discriminators}
         self.trained = {
             name: [v for network in group.values() for v in network.trainable_variables]
@@ -192,7 +193,10 @@ class CycleGAN(tf.Module):
             fakes, terms = generator_terms(batch, drawn)
             scaled = self._scaled("generators", terms)
         with sums.in_order():
-            gradients, measures = {"generators": tape.gradient(scaled, self.trained["generators"])}, {}
+            found, variables = tape.gradient(scaled, self.trained["generators"]), self.trained["generators"]
+        # none reaches the amplitudes of texture before `back_from`
+        found = [tf.zeros_like(v.value) if g is None else g for g, v in zip(found, variables, strict=True)]
+        gradients, measures = {"generators": found}, {}
         for_pools = {}
         if discriminators:
             first = number * batch["real_a"].shape[0]
@@ -236,23 +240,30 @@ class CycleGAN(tf.Module):
         return measures
 
     def _pair_terms(self, batch: dict, drawn: tf.Tensor, back: bool) -> tuple[dict, dict]:
-        fakes, terms = {}, {}
+        fakes, features, terms = {}, {}, {}
         for source, target in (("a", "b"), ("b", "a")):
-            fakes[target] = self._translate(f"{source}2{target}", batch[f"real_{source}"])
+            fakes[target], features[target] = self._translate(f"{source}2{target}", batch[f"real_{source}"])
             terms[f"pair_{source}2{target}"] = losses.difference(
                 fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
             )
         if back:
-            terms |= self._later_terms(batch, fakes, drawn)
+            terms |= self._later_terms(batch, fakes, features, drawn)
         return fakes, terms
 
-    def _later_terms(self, batch: dict, fakes: dict, drawn: tf.Tensor) -> dict:
+    def _later_terms(self, batch: dict, fakes: dict, features: dict, drawn: tf.Tensor) -> dict:
         """Those that count from `back_from` on."""
         config, terms = self.config, {}
-        for source, target in (("a", "b"), ("b", "a")) if config.lambda_detail else ():
+        for source, target in (("a", "b"), ("b", "a")):
+            direction = f"{source}2{target}"
             noise = losses.noise_sd(batch[f"real_{target}"], self.finest_plane) ** 2
-            usual = batch[f"detail_{source}"]
-            terms[f"detail_{source}2{target}"] = losses.detail(fakes[target], usual, noise, batch[f"weight_{source}"])
+            if config.lambda_detail:
+                usual, weight = batch[f"detail_{source}"], batch[f"weight_{source}"]
+                terms[f"detail_{direction}"] = losses.detail(fakes[target], usual, noise, weight)
+            if config.carries_texture(direction):
+                # so that no more than the amplitudes is learned from it
+                amplitudes = texture.amplitudes(self.generators[direction], tf.stop_gradient(features[target]))
+                given = [batch[f"{kind}_{source}"] for kind in ("real", "partner", "detail")]
+                terms[f"texture_{direction}"] = losses.texture(amplitudes, *given, noise, batch[f"weight_{source}"])
         return terms | (self._back_terms(batch, drawn) if config.lambda_back else {})
 
     def _back_terms(self, batch: dict, drawn: tf.Tensor) -> dict:
@@ -267,8 +278,8 @@ class CycleGAN(tf.Module):
         """
         terms, config = {}, self.config
         for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
-            teacher = self.translators[f"{source}2{target}"]
-            given = tf.stop_gradient(kernels.forward(teacher, batch[f"real_{source}"]))
+            given, _ = _parted(kernels.forward(self._teachers[f"{source}2{target}"], batch[f"real_{source}"]))
+            given = tf.stop_gradient(given)
             batch_size, *shape = given.shape
             # by the volume's number, so that it is the same however the batch is divided
             keys = [tf.stack([2 * self.seed + i, drawn * batch_size + n]) for n in range(batch_size)]
@@ -280,12 +291,12 @@ class CycleGAN(tf.Module):
                 given = tf.clip_by_value(given, -1.0, 1.0)
             noise = tf.stack([tf.random.stateless_normal(shape, key) for key in keys])
             given += tf.cast(losses.noise_sd(batch[f"real_{target}"], self.finest_plane) * noise, given.dtype)
-            result = self._translate(f"{target}2{source}", given)
+            result, _ = self._translate(f"{target}2{source}", given)
             terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
         return terms
 
     def _generator_terms(self, batch: dict, drawn: tf.Tensor, back: bool = True) -> tuple[dict, dict]:
-        config, terms, fakes = self.config, {}, {}
+        config, terms, fakes, features = self.config, {}, {}, {}
         for source, target in (("a", "b"), ("b", "a")):
             direction = f"{source}2{target}"
             real = batch[f"real_{source}"]
@@ -293,8 +304,9 @@ class CycleGAN(tf.Module):
             if config.lambda_identity:
                 inputs.append(batch[f"real_{target}"])
             # one call for all that goes through the same weights: exact, since nothing mixes the batch
-            outputs = tf.split(self._translate(direction, tf.concat(inputs, 0)), len(inputs))
-            fakes[target] = outputs[0]
+            translated, used = self._translate(direction, tf.concat(inputs, 0))
+            outputs = tf.split(translated, len(inputs))
+            fakes[target], features[target] = outputs[0], used if used is None else tf.split(used, len(inputs))[0]
             if config.lambda_identity:
                 terms[f"identity_{target}"] = losses.difference(
                     outputs[1], batch[f"real_{target}"], config.identity_loss
@@ -310,17 +322,18 @@ class CycleGAN(tf.Module):
                 terms[f"adversarial_{direction}"] = losses.adversarial(logits, True, config.adversarial_loss)
         if config.lambda_cycle:
             for source, target in (("a", "b"), ("b", "a")):
-                cycled = self._translate(f"{target}2{source}", fakes[target])
+                cycled, _ = self._translate(f"{target}2{source}", fakes[target])
                 name = f"cycle_{source}{target}{source}"
                 terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
         if back:
-            terms |= self._later_terms(batch, fakes, drawn)
+            terms |= self._later_terms(batch, fakes, features, drawn)
         return fakes, terms
 
-    def _translate(self, direction: str, volumes: tf.Tensor) -> tf.Tensor:
-        translate = functools.partial(kernels.forward, self.generators[direction])
+    def _translate(self, direction: str, volumes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Translations before texture, from which everything but its amplitudes is learned, and what those need."""
+        translate = functools.partial(kernels.forward, self._before_texture[direction])
         # only input and result are kept for the way back; generators have no dropout that could differ the second time
-        return (tf.recompute_grad(translate) if self.config.rematerialize else translate)(volumes)
+        return _parted((tf.recompute_grad(translate) if self.config.rematerialize else translate)(volumes))
 
     def _discriminator_terms(self, batch: dict, fakes: dict) -> tuple[dict, dict]:
         terms, measures = {}, {}
@@ -348,7 +361,7 @@ class CycleGAN(tf.Module):
 
     def _weight(self, name: str, adversarial: bool) -> float:
         kind = name.rpartition("_")[0]
-        if kind == "discriminator":
+        if kind in ("discriminator", "texture"):  # what they train nothing else does
             return 1.0
         weight = getattr(self.config, f"lambda_{kind}")
         if kind == "gradient_consistency":
@@ -375,3 +388,8 @@ class CycleGAN(tf.Module):
         # built before the first step and before a restore, so that every slot exists
         optimizer.build(variables)
         return optimizer
+
+
+def _parted(results: tf.Tensor | list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """A translation, and the features for amplitudes or None, of what comes out of `texture.without`."""
+    return tuple(results) if isinstance(results, list) else (results, None)

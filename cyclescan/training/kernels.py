@@ -28,11 +28,11 @@ FEW_VOXELS = 64
 FEW_VOXELS_TRANSPOSED = 256
 
 
-def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor:
+def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor | list[tf.Tensor]:
     """`model(volumes, training=True)`, equal up to rounding.
 
     Args:
-        model: a functional model of one input.
+        model: a functional model of one input; if it has several outputs, so has the result.
         volumes: (batch, depth, height, width, channels), all of them known when the graph is built.
     """
     values = {id(model.inputs[0]): volumes}
@@ -43,7 +43,8 @@ def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor:
         if result is None:
             result = layer(inputs if isinstance(layer.input, (list, tuple)) else inputs[0], training=True)
         values[id(layer.output)] = result
-    return values[id(model.outputs[0])]
+    results = [values[id(tensor)] for tensor in model.outputs]
+    return results if len(results) > 1 else results[0]
 
 
 def _convolution(layer: layers.Conv3D, volumes: tf.Tensor) -> tf.Tensor | None:

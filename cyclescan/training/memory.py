@@ -306,7 +306,7 @@ class Networks:
     def graphs(self, config: Config) -> dict[str, _Graph]:
         """Of one generator and one discriminator; `InputError` where the patch is too small for the latter."""
         return {
-            "generator": self._graph("generator", build_generator, config),
+            "generator": self._graph("generator", _translating, config),
             "discriminator": self._graph("discriminator", build_discriminator, config),
         }
 
@@ -328,6 +328,11 @@ class Networks:
         return self._graphs[sized]
 
 
+def _translating(config: Config, name: str) -> keras.Model:
+    """What is trained of a generator; the texture that it adds afterwards takes no part in a step."""
+    return build_generator(dataclasses.replace(config, texture="none"), "a2b", name)
+
+
 def estimate(config: Config, networks: Networks | None = None) -> Need:
     """What one whole training step of these settings needs at its peak.
 
@@ -346,7 +351,7 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
     memory.take("optimizer", "optimizer", 2 * trained)
     # real volumes, their partners with a weight for each voxel, and the bands of their detail
     volumes = 6 if config.lambda_pair else 2
-    volumes = (volumes + (2 * len(WINDOWS) if config.lambda_detail else 0)) * config.batch_size
+    volumes = (volumes + (2 * len(WINDOWS) if config.batch_contents["detail"] else 0)) * config.batch_size
     memory.take("batch", "batches", volumes * _volume(config))
     part = config.batch_size // config.accumulate
     if config.accumulate > 1:

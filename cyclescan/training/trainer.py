@@ -349,23 +349,30 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
             f"with `python -m data_prep pair {data}`, or take a preset that needs none, such as gradient_consistency."
         )
     streams = {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
-    if config.lambda_detail:
+    if config.batch_contents["detail"]:
         for domain, stream in streams.items():
             if records.decode(records.read_at(*stream.entries[0])).partner_detail is None:
                 raise InputError(
-                    f"The settings have a detail term (lambda_detail={config.lambda_detail:g}), of which {data}/pairs "
-                    f"(domain {domain}) knows nothing: it was made by an earlier version. For a new run make it again "
-                    f"with `python -m data_prep pair {data}`; to go on with a run on it, add --set lambda_detail=0."
+                    f"The settings need to know how much detail partners have (lambda_detail={config.lambda_detail:g}, "
+                    f"texture={config.texture}), of which {data}/pairs (domain {domain}) knows nothing: it was made by "
+                    f"an earlier version. For a new run make it again with `python -m data_prep pair {data}`; to go on "
+                    "with a run on it, add --set lambda_detail=0 texture=none."
                 )
     return streams
 
 
 def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int, devices: Distribution):
     share = {"worker": devices.worker, "workers": devices.workers}
-    wanted = {"paired": config.lambda_pair > 0, "detail": config.lambda_detail > 0}
     try:
         yield from dataset.batches(
-            streams, config.patch_shape, config.batch_size, seed, config.augment, **wanted, start=first, **share
+            streams,
+            config.patch_shape,
+            config.batch_size,
+            seed,
+            config.augment,
+            **config.batch_contents,
+            start=first,
+            **share,
         )
     except tf.errors.OpError as error:
         # what `Stream.read` raises comes in TensorFlow's words

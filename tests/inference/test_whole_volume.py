@@ -22,6 +22,8 @@ GENERATORS = {
     "no norm, residual": SMALL | {"normalization": "none", "residual": True},
     "wide: plain resize convolutions": SMALL | {"filters": 65, "max_filters": 80},
     "nothing at full resolution": SMALL | {"full_resolution_filters": 0},
+    "texture carried over": SMALL | {"carry_texture": True},
+    "texture, one level": SMALL | {"levels": 1, "kernel": 4, "carry_texture": True},
     "transposed, kernel 3": SMALL | {"upsampling": "transposed"},
 }
 
@@ -106,7 +108,8 @@ def test_statistics_are_right_far_from_zero():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_networks_of_all_presets_are_understood(name):
-    generator = build_generator(PRESETS[name][1].with_settings(["generator_filters=2", "generator_max_filters=4"]), "g")
+    config = PRESETS[name][1].with_settings(["generator_filters=2", "generator_max_filters=4"])
+    generator = build_generator(config, "b2a")
     assert WholeVolume(generator).stride == PRESETS[name][1].stride
 
 

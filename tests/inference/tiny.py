@@ -14,6 +14,8 @@ CONFIG = Config(
     generator_full_resolution_filters=4,
     discriminator_levels=1,
     discriminator_filters=4,
+    lambda_pair=10.0,
+    texture="both",
     steps=10,
 )
 SPACING_MM = (8.0, 8.0, 8.0)
@@ -49,7 +51,7 @@ def write_run(folder, config=CONFIG, spacing_mm=SPACING_MM, steps=(10,), a=None,
     run.write()
     for step in steps:
         networks = {
-            f"translator_{d}": lively(build_generator(config, f"generator_{d}"), step + i)
+            f"translator_{d}": lively(build_generator(config, d), step + i)
             for i, d in enumerate(checkpoints.DIRECTIONS)
         }
         facts = {"score": scores[step]} if scores else {}

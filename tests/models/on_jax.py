@@ -24,7 +24,7 @@ def networks() -> dict:
     from cyclescan.presets import preset
 
     configs = {name: preset("demo").with_settings(settings) for name, settings in NETWORKS.items()}
-    built = {name: build_generator(config, name) for name, config in configs.items()}
+    built = {name: build_generator(config, "b2a", name) for name, config in configs.items()}
     return built | {"discriminator": build_discriminator(configs["resize"], "discriminator")}
 
 
@@ -36,6 +36,8 @@ def losses(a, b) -> dict:
     for kind in ("bce", "least_squares"):
         found |= {f"adversarial {kind} {real}": losses.adversarial(a, real, kind) for real in (True, False)}
     found["detail"] = losses.detail(a, (b[..., :1] ** 2).repeat(2, -1), losses.noise_sd(b) ** 2, 1.0)
+    energies, amplitudes = (b[..., :1] ** 2).repeat(2, -1), a.repeat(2, -1)
+    found["texture"] = losses.texture(amplitudes, a, b, energies, losses.noise_sd(b) ** 2, 1.0)
     return found | {"gradient consistency": losses.gradient_consistency(a, b)}
 
 

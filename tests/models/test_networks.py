@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from cyclescan.models import build_discriminator, build_generator, cost, patchgan3d, unet3d, upsampled_conv
+from cyclescan.detail import WINDOWS, mean_around
+from cyclescan.models import build_discriminator, build_generator, cost, patchgan3d, texture, unet3d, upsampled_conv
 from cyclescan.models.blocks import instance_norm
 from cyclescan.models.cost import convolution_macs
 from cyclescan.models.upsampled_conv import UpsampledConv3D
@@ -16,12 +17,31 @@ SMALL = {"levels": 2, "filters": 4, "max_filters": 8, "full_resolution_filters":
 
 def test_cyclescan_preset_is_the_seeds_network():
     config = preset("cyclescan")
-    generator, discriminator = build_generator(config, "g"), build_discriminator(config, "d")
+    generator, discriminator = build_generator(config, "a2b"), build_discriminator(config, "d")
     assert generator.count_params() == 93_869_569
     assert discriminator.count_params() == 11_048_705
     # operations stated with the issue: 13.0 and 2.9 GMAC at 32 x 64 x 64
     assert convolution_macs(generator, (1, 32, 64, 64, 1)) == pytest.approx(13.0e9, rel=0.01)
     assert convolution_macs(discriminator, (1, 32, 64, 64, 1)) == pytest.approx(2.9e9, rel=0.01)
+
+
+def test_texture_is_detail_of_the_input_times_amplitudes():
+    plain, textured = unet3d(**SMALL, seed=3), unet3d(**SMALL, seed=3, carry_texture=True)
+    assert texture.without(plain) is plain
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 12, 8)).astype("f4")
+    for name in texture.NAMES:  # amplitudes of both signs: what is below 0 adds nothing
+        textured.get_layer(f"{name}_conv").kernel.assign(textured.get_layer(f"{name}_conv").kernel * 20)
+    translated, features = texture.without(textured)(x[None, ..., None])
+    np.testing.assert_array_equal(translated, plain(x[None, ..., None]))
+    amplitudes = np.asarray(texture.amplitudes(textured, features))[0]
+    assert (amplitudes > 0.1).any() and (amplitudes < -0.1).any()
+    finer, added = x, 0.0
+    for band, window in enumerate(WINDOWS):
+        coarser = mean_around(x, window)
+        added = added + np.maximum(amplitudes[..., band], 0) * (finer - coarser)
+        finer = coarser
+    expected = np.clip(np.asarray(translated)[0, ..., 0] + added, -1, 1)
+    np.testing.assert_allclose(np.asarray(textured(x[None, ..., None]))[0, ..., 0], expected, atol=1e-5)
 
 
 def test_macs_of_one_convolution_by_hand():

@@ -60,6 +60,7 @@ def test_grids(upsampling, kernel, full_resolution_filters):
         {"residual": True},
         {"max_filters": 96, "filters": 70},  # too many for `UpsampledConv3D`
         {"convolutions": 2, "decoder_width": 2},
+        {"carry_texture": True},
     ],
 )
 def test_kinds(options):
@@ -75,7 +76,7 @@ def test_presets_at_small_widths(name):
             f"generator_full_resolution_filters={min(2, PRESETS[name][1].generator_full_resolution_filters)}",
         ]
     )
-    check_parity(tiny.lively(build_generator(config, "g"), 2), [(1, 32, 64, 32), (2, 32, 32, 64)])
+    check_parity(tiny.lively(build_generator(config, "b2a"), 2), [(1, 32, 64, 32), (2, 32, 32, 64)])
 
 
 def test_an_unknown_layer_is_refused():
@@ -89,7 +90,9 @@ def test_an_unknown_layer_is_refused():
     with pytest.raises(InputError, match="The layer edge has padding 'valid'; ONNX export knows 'same' alone"):
         onnx_graph.convert(model, {})
     model = keras.Model(image, layers.Activation("gelu", name="act")(image))
-    with pytest.raises(InputError, match="The layer act has the activation gelu; ONNX export knows linear and tanh"):
+    with pytest.raises(
+        InputError, match="The layer act has the activation gelu; ONNX export knows linear, tanh, hard_tanh"
+    ):
         onnx_graph.convert(model, {})
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from benchmarks.plain import PlainCycleGAN
 from cyclescan import detail, losses
 from cyclescan.config import Config
+from cyclescan.models import texture
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.image_pool import ImagePool
 
@@ -402,6 +403,41 @@ def test_translations_get_as_much_detail_as_the_partners_have():
     assert made[1e-2] > 2 * made[1e-4]
 
 
+def test_texture_changes_nothing_but_its_amplitudes():
+    """The translations before texture, and everything learned from them, are those of a run without."""
+    plain, textured = (back_model("lambda_detail=0.3", f"texture={kind}") for kind in ("none", "both"))
+    data = detailed_batch(0.01)
+    for model in (plain, textured):
+        assert not any(name.startswith("texture") for name in model.warmup_step(data)[0])
+        model.warmup_step(data, back=True)
+        terms, _ = model.train_step(data)
+    assert {"texture_a2b", "texture_b2a"} <= set(terms)
+    for direction, generator in textured.generators.items():
+        before = texture.without(generator)
+        expected = plain.generators[direction](data["real_a"])
+        np.testing.assert_allclose(before(data["real_a"])[0], expected, atol=1e-6)
+        heads = [generator.get_layer(f"{name}_conv").bias.numpy() for name in texture.NAMES]
+        assert all(np.all(bias != 0) for bias in heads)
+    assert plain.step == textured.step
+
+
+def test_amplitudes_become_those_that_give_the_texture_of_the_partners():
+    """Partners have twice the detail of the volumes, and their mean has none."""
+    model, data = back_model("texture=a", "lambda_back=0", "lambda_adversarial=0"), back_batch()
+    own = np.stack(detail.energies(data["real_b"].numpy()[0, ..., 0]), -1)[None]
+    data |= {"detail_b": tf.constant(4 * own, tf.float32), "detail_a": tf.fill((1, 8, 16, 16, 2), 0.0)}
+    data |= {"partner_b": tf.zeros((1, 8, 16, 16, 1)), "weight_b": tf.ones((1, 8, 16, 16, 1))}
+    data["real_a"] = losses.smoothed(data["real_a"], 5)  # without noise
+    model.set_learning_rate(5e-3)
+    for _ in range(150):
+        terms, _ = model.warmup_step(data, back=True)
+    assert "texture_a2b" not in terms
+    generator = model.generators["b2a"]
+    _, features = texture.without(generator)(data["real_b"])
+    expected = 2 * np.sqrt(losses.TEXTURE_ENERGY)
+    np.testing.assert_allclose(np.median(texture.amplitudes(generator, features), (0, 1, 2, 3)), expected, rtol=0.1)
+
+
 def test_noise_on_the_way_back_is_drawn_anew_and_again():
     model, data = back_model(), back_batch()
 
@@ -430,7 +466,9 @@ def test_what_goes_back_is_sharpened_at_random(monkeypatch):
     seen = {}
     for sharpening in (0, 2):
         model, data = back_model(f"back_sharpening={sharpening}"), back_batch()
-        monkeypatch.setattr(model, "_translate", lambda _, given, at=sharpening: seen.update({at: given}) or given)
+        monkeypatch.setattr(
+            model, "_translate", lambda _, given, at=sharpening: (seen.update({at: given}) or given, None)
+        )
         model._back_terms(data, tf.constant(0, tf.int64))
     # the noise is the same; so is the clipping, where the detail is not sharpened
     plain = model.translators["b2a"](data["real_b"], training=True)

@@ -19,7 +19,7 @@ from cyclescan.errors import InputError
 from cyclescan.training import checkpoints, distribution, trainer
 from tests.conftest import SETTINGS
 
-WITHOUT_WARMUP = [*SETTINGS, "lambda_pair=0", "lambda_detail=0", "warmup=0"]
+WITHOUT_WARMUP = [*SETTINGS, "lambda_pair=0", "lambda_detail=0", "texture=none", "warmup=0"]
 
 
 def two_devices(folder, runs, *settings):

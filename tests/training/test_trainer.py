@@ -167,8 +167,8 @@ def test_pairs_of_before_are_explained(tmp_path, capsys):
     command_line = ["--data", folder, "--run", tmp_path / "run", "--preset", "demo", "--set", *SETTINGS]
     code, text = command(capsys, *command_line)
     assert code == 2 and not (tmp_path / "run").exists()
-    assert f"`python -m data_prep pair {folder}`" in text and "--set lambda_detail=0" in text
-    code, _ = command(capsys, *command_line, "lambda_detail=0", "steps=1")
+    assert f"`python -m data_prep pair {folder}`" in text and "--set lambda_detail=0 texture=none" in text
+    code, _ = command(capsys, *command_line, "lambda_detail=0", "texture=none", "steps=1")
     assert code == 0
 
 
