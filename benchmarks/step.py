@@ -104,7 +104,7 @@ def pipeline(config) -> float:
             items = []
             for i in range(8):
                 voxels = np.tanh(rng.normal(size=config.patch_shape)).astype(np.float32)
-                detail = np.stack([thinned(energy) for energy in energies(voxels)], -1) ** 0.5
+                detail = thinned(energies(voxels)) ** 0.5
                 pair = {"partner": voxels, "partner_detail": detail} if wanted["paired"] else {}
                 items.append(records.Record(voxels, np.eye(4), domain, domain, f"s{i}", [], **pair))
             (Path(folder) / "train").mkdir(exist_ok=True)

@@ -26,15 +26,15 @@ def mean_around(volume: np.ndarray, window: int) -> np.ndarray:
     return sums / ndimage.uniform_filter(np.ones(volume.shape, np.float32), window, mode="constant")
 
 
-def energies(volume: np.ndarray) -> list[np.ndarray]:
-    """Of each band the mean square around each voxel, arrays of the shape of `volume`, the finest band first."""
+def energies(volume: np.ndarray) -> np.ndarray:
+    """Of each band the mean square around each voxel, (depth, height, width, bands), the finest band first."""
     found, finer = [], np.asarray(volume, np.float32)
     for window in WINDOWS:
         coarser = mean_around(volume, window)
         # sums that run along a line can end a little below 0
         found.append(np.maximum(mean_around((finer - coarser) ** 2, AROUND), 0.0))
         finer = coarser
-    return found
+    return np.stack(found, -1)
 
 
 def thinned(array: np.ndarray) -> np.ndarray:

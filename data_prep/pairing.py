@@ -174,12 +174,11 @@ def _coarse_image(entry: Entry):
 
 
 def _keep_detail(entry: Entry, path: Path) -> None:
-    """Write the detail of one volume, (bands, depth / 2, height / 2, width / 2) float32, to a file.
+    """Write the detail of one volume, (depth / 2, height / 2, width / 2, bands) float32, to a file.
 
     Every volume is the partner of many others, and its detail is taken before it is warped, which blurs it.
     """
-    found = energies(records.decode(records.read_at(*entry)).voxels)
-    np.save(path, np.stack([thinned(energy) for energy in found]))
+    np.save(path, thinned(energies(records.decode(records.read_at(*entry)).voxels)))
 
 
 class _Mean:
@@ -215,7 +214,7 @@ def _warp(task: Task) -> bytes:
         subjects.append(moving.subject)
         spacing, transforms = spacing_of(moving.affine), [*to_moving.forward(), *to_other_atlas]
         volumes.add(registration.resample(registration.image_of(moving.voxels, spacing), grid, transforms))
-        for mean, energy in zip(details, np.load(path), strict=True):
+        for mean, energy in zip(details, np.moveaxis(np.load(path), -1, 0), strict=True):
             image = registration.image_of(energy, [EVERY * s for s in spacing])
             mean.add(registration.resample(image, coarse_grid, transforms))
     partner = volumes.where(max(1, KNOWN * len(subjects)))

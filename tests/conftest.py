@@ -30,7 +30,7 @@ def scan(seed: int, domain: str, shape=SHAPE) -> np.ndarray:
 def record(seed: int, domain: str, partner: bool = False) -> records.Record:
     """A record of `scan`, or a pair of it with its exact counterpart."""
     other = "b" if domain == "a" else "a"
-    energies = np.stack([detail.thinned(energy) for energy in detail.energies(scan(seed, other))], -1)
+    energies = detail.thinned(detail.energies(scan(seed, other)))
     affine = np.diag([*SPACING_MM, 1.0])
     return records.Record(
         scan(seed, domain),

@@ -41,7 +41,7 @@ def textured(scale, shape=(12, 16, 16), seed=0):
 
 
 def of_detail(predicted, real, noise=0.0, weight=1.0):
-    energies = np.stack(detail.energies(real), -1)[None]
+    energies = detail.energies(real)[None]
     noise = np.full((1, 1, 1, 1, 1), noise, "f4")
     return float(losses.detail(predicted[None, ..., None], energies, noise, weight))
 
@@ -83,7 +83,7 @@ def of_texture(amplitudes, source, partner, energies, noise=0.0):
 
 def test_texture_asks_for_the_amplitude_that_gives_it_the_partners_energy():
     source, flat = textured(0.1), np.zeros((12, 16, 16), "f4")
-    energies = 9 * np.stack(detail.energies(source), -1) + 8e-5  # the floor is a hundredth of it or more
+    energies = 9 * detail.energies(source) + 8e-5  # the floor is a hundredth of it or more
     right = 3 * np.sqrt(losses.TEXTURE_ENERGY)
     right = np.minimum(right, losses.MOST_AMPLITUDE)
     assert of_texture(right, source, flat, energies) < 0.01
@@ -96,7 +96,7 @@ def test_texture_asks_for_the_amplitude_that_gives_it_the_partners_energy():
 @pytest.mark.parametrize("why", ["the mean has it", "coarse", "noise", "not known"])
 def test_there_is_no_texture_where(why):
     source, partner = textured(0.1), np.zeros((12, 16, 16), "f4")
-    energies, noise = np.stack(detail.energies(textured(0.3, seed=1)), -1), 0.0
+    energies, noise = detail.energies(textured(0.3, seed=1)), 0.0
     assert of_texture(0, source, partner, energies) > 1
     if why == "the mean has it":
         partner = 0.6 * textured(0.3, seed=1)

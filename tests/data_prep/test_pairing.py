@@ -111,7 +111,7 @@ def test_a_pair_knows_how_much_detail_the_mean_has_lost(knees, tmp_path):
     assert {path.suffix for path in (copy / "pairs").iterdir()} == {".tfrecord", ".json"}  # nothing is left behind
     for pair in read(copy, "pairs", "a") + read(copy, "pairs", "b"):
         true, mean = (
-            np.stack([detail.thinned(e) for e in detail.energies(np.nan_to_num(v, nan=-1.0))], -1)
+            detail.thinned(detail.energies(np.nan_to_num(v, nan=-1.0)))
             for v in (truth[pair.domain, pair.subject], pair.partner)
         )
         found = pair.partner_detail**2

@@ -424,7 +424,7 @@ def test_texture_changes_nothing_but_its_amplitudes():
 def test_amplitudes_become_those_that_give_the_texture_of_the_partners():
     """Partners have twice the detail of the volumes, and their mean has none."""
     model, data = back_model("texture=a", "lambda_back=0", "lambda_adversarial=0"), back_batch()
-    own = np.stack(detail.energies(data["real_b"].numpy()[0, ..., 0]), -1)[None]
+    own = detail.energies(data["real_b"].numpy()[0, ..., 0])[None]
     data |= {"detail_b": tf.constant(4 * own, tf.float32), "detail_a": tf.fill((1, 8, 16, 16, 2), 0.0)}
     data |= {"partner_b": tf.zeros((1, 8, 16, 16, 1)), "weight_b": tf.ones((1, 8, 16, 16, 1))}
     data["real_a"] = losses.smoothed(data["real_a"], 5)  # without noise
