@@ -221,11 +221,8 @@ def main() -> None:
     parser.add_argument("--only", choices=MEASURES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        settings = [
-            *arguments.settings,
-            "texture=none",
-            f"precision={arguments.precision[0]}",
-        ]  # it takes no part in a step
+        # texture is added after training alone
+        settings = [*arguments.settings, "texture=none", f"precision={arguments.precision[0]}"]
         config = preset(arguments.preset[0]).with_settings(settings)
         print(json.dumps(measured(config, arguments.only)))
         return

@@ -55,7 +55,7 @@ def ours(arguments) -> dict:
     from cyclescan.models.cost import convolution_macs
 
     config = preset(arguments.preset)
-    generator = build_generator(config, "a2b")
+    generator = build_generator(config, "b2a")
     domain = {"name": "x", "scaling": "percentile:0,100", "intensity": {}}
     data = {"domains": {"a": domain, "b": domain}, "spacing_mm": [1, 1, 1], "axes": ["R", "S", "A"]}
     translator = Translator(network_of(generator), config, data, "a2b", None, arguments.window)

@@ -80,8 +80,8 @@ class Config:
     back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
     # schedule, as fractions of the run
     steps: int = 1000
-    warmup: float = 0.0  # only pair, detail and back-translation, before the adversarial phase begins
-    back_from: float = 0.0  # back-translation and detail count from here on: translations must be fair first
+    warmup: float = 0.0  # only pair, detail, texture and back-translation, before the adversarial phase begins
+    back_from: float = 0.0  # back-translation, detail, texture count from here on: translations must be fair first
     discriminator_warmup: float = 0.0  # the last part of the warm-up, in which the discriminators learn already
     decay_from: float = 0.5  # the learning rate falls linearly to 0 from here on
     learning_rate: float = 2e-4

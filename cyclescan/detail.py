@@ -2,8 +2,8 @@
 
 The mean of many registered volumes shows where tissues lie, but its edges are blurred and its texture is gone, because
 both lie elsewhere in each of them. What survives averaging is their energy: two bands of fine detail, squared and
-averaged over a few voxels. `data_prep pair` takes it from the partners of a volume, and `losses.detail` compares it
-with that of a translation. Nothing here imports TensorFlow.
+averaged over a few voxels. `data_prep pair` takes it from the partners of a volume, `losses.detail` compares it
+with that of a translation, and `losses.texture` finds by it what the mean cannot show. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations

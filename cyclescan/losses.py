@@ -150,7 +150,7 @@ def texture(amplitudes, source, partner, energies, noise_variance, weight):
     total = 0.0
     for band, own in enumerate(_energies(source)):
         right = ops.sqrt(here * TEXTURE_ENERGY[band] * usual[band] / (own + DETAIL_FLOOR))
-        lacking = ops.minimum(right, MOST_AMPLITUDE) - amplitudes[..., band : band + 1]
+        lacking = ops.minimum(right, MOST_AMPLITUDE) - _float32(amplitudes[..., band : band + 1])
         distance = ops.maximum(TEXTURE_QUANTILE * lacking, (TEXTURE_QUANTILE - 1) * lacking)
         total += ops.mean(known * distance)
     return total

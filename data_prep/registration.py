@@ -36,6 +36,7 @@ ITERATIONS = {2: 30, 1: 20}  # of the demons on each level: voxels are this much
 SKIN_MM = 4.0
 
 Parallel = Callable[[Callable, Sequence[tuple]], Iterable]
+Masks = tuple[sitk.Image, sitk.Image]  # of the fixed and of the moving image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +127,17 @@ def register_contrasts(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> 
     Information is greatest where the strongest edges meet, and those need not be of one surface: the edge of the knee
     is that of skin and fat in CISS and that of air and skin in DESS. So `register_affine` makes one body fit into the
     other's skin, a thickness of it too large, and pulls all that lies within out of place; on digital knees by 1.1 mm
-    at the surface, where this has less than 0.1. What is under the skin corrects it, if it tells more of both contrasts
-    than the sampled and smoothed voxels that led there: soft tissue in CT has so little contrast that it need not.
+    at the surface, where this has less than 0.1. What is under the skin corrects it, unless the information of every
+    voxel there falls: the search looks at a smoothed half of them and can go astray, as it did for CISS and CT, where
+    soft tissue has little contrast.
 
     Args:
         fixed, moving, seed: see `register_affine`.
     """
     found = register_affine(fixed, moving, seed)
-    corrected = _most_informative(fixed, moving, found, seed, first_step_mm=0.3, under_skin=True)
-    return max((found, corrected), key=lambda map_: _information_under_skin(fixed, moving, map_))
+    masks = _under_skin(fixed), _under_skin(moving)
+    corrected = _most_informative(fixed, moving, found, seed, 0.3, masks)
+    return max((found, corrected), key=lambda map_: _information(fixed, moving, map_, masks))
 
 
 def _under_skin(image: sitk.Image) -> sitk.Image:
@@ -144,9 +147,9 @@ def _under_skin(image: sitk.Image) -> sitk.Image:
     return sitk.Cast(_like(inside if inside.all() else depth > SKIN_MM, image), sitk.sitkUInt8)
 
 
-def _information_under_skin(fixed: sitk.Image, moving: sitk.Image, map_: Map) -> float:
-    """The mutual information in nats, of every voxel under the skin; 0 where there is none."""
-    method = _under_skin_alone(_mutual_information(), fixed, moving)
+def _information(fixed: sitk.Image, moving: sitk.Image, map_: Map, masks: Masks) -> float:
+    """The mutual information in nats, of every voxel within the masks; 0 where there is none."""
+    method = _mutual_information(masks)
     method.SetInitialTransform(map_.affine_transform())
     try:
         return -method.MetricEvaluate(fixed, moving)
@@ -154,16 +157,13 @@ def _information_under_skin(fixed: sitk.Image, moving: sitk.Image, map_: Map) ->
         return 0.0
 
 
-def _mutual_information() -> sitk.ImageRegistrationMethod:
+def _mutual_information(masks: Masks | None) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetInterpolator(sitk.sitkLinear)
-    return method
-
-
-def _under_skin_alone(method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image):
-    method.SetMetricFixedMask(_under_skin(fixed))
-    method.SetMetricMovingMask(_under_skin(moving))
+    if masks:
+        method.SetMetricFixedMask(masks[0])
+        method.SetMetricMovingMask(masks[1])
     return method
 
 
@@ -173,15 +173,13 @@ def _most_informative(
     start: Map,
     seed: int,
     first_step_mm: float = 1.0,
-    under_skin: bool = False,
+    masks: Masks | None = None,
 ) -> Map:
     """The affine map near `start`, or `start` itself where nothing can be registered."""
     transform = start.affine_transform()
-    method = _mutual_information()
+    method = _mutual_information(masks)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(0.5, seed % 2**31 or 1)  # 0 would mean the clock
-    if under_skin:
-        _under_skin_alone(method, fixed, moving)
     method.SetInitialTransform(transform, inPlace=True)
     # one level: a second on the full grid takes four times as long and gained nothing
     method.SetShrinkFactorsPerLevel([2])

@@ -75,10 +75,10 @@ def test_detail_that_is_not_known_does_not_count():
     assert float(losses.detail(predicted, energies, 0.0, 1.0)) == 0
 
 
-def of_texture(amplitudes, source, partner, energies, noise=0.0):
+def of_texture(amplitudes, source, partner, energies, noise=0.0, weight=1.0):
     arrays = [array[None, ..., None].astype("f4") for array in (source, partner)]
     given = np.broadcast_to(np.float32(amplitudes), (1, *source.shape, 2))
-    return float(losses.texture(given, *arrays, energies[None], np.full((1, 1, 1, 1, 1), noise, "f4"), 1.0))
+    return float(losses.texture(given, *arrays, energies[None], np.full((1, 1, 1, 1, 1), noise, "f4"), weight))
 
 
 def test_texture_asks_for_the_amplitude_that_gives_it_the_partners_energy():
@@ -91,6 +91,7 @@ def test_texture_asks_for_the_amplitude_that_gives_it_the_partners_energy():
     q = losses.TEXTURE_QUANTILE
     assert of_texture(right - 0.5, source, flat, energies) == pytest.approx(2 * 0.5 * q, abs=0.01)
     assert of_texture(right + 0.5, source, flat, energies) == pytest.approx(2 * 0.5 * (1 - q), abs=0.01)
+    assert of_texture(right + 0.5, source, flat, energies, weight=0.5) == pytest.approx(0.5 * (1 - q), abs=0.01)
 
 
 @pytest.mark.parametrize("why", ["the mean has it", "coarse", "noise", "not known"])

@@ -14,22 +14,26 @@ import keras
 from keras import layers, ops
 
 from cyclescan.detail import WINDOWS
-from cyclescan.models.blocks import Initializers, convolution
 
 TRANSLATED = "translated"  # the layer whose result is the translation before texture is added
 NAMES = tuple(f"texture{band}" for band in range(len(WINDOWS)))
+# Amplitudes begin here, a little below 0: no texture is added until some is asked for.
+BEGINNING = -0.1
 
 
-def carried(image, translated, features, kernel: int, init: Initializers):
+def carried(image, translated, features, kernel: int):
     """`translated` with the detail of `image`, times what convolutions make of `features`, on half as fine a grid.
 
     All in float32 but for the convolutions; layers that every export knows.
     """
+    bias = keras.initializers.Constant(BEGINNING)
     parts, finer = [translated], image
     for name, window in zip(NAMES, WINDOWS, strict=True):
         coarser = _mean_around(image, window, name)
         detail = layers.Subtract(dtype="float32", name=f"{name}_detail")([finer, coarser])
-        amplitude = convolution(features, 1, kernel, init, f"{name}_conv", bias=True)
+        amplitude = layers.Conv3D(
+            1, kernel, padding="same", kernel_initializer="zeros", bias_initializer=bias, name=f"{name}_conv"
+        )(features)
         amplitude = layers.ReLU(name=f"{name}_amplitude")(layers.UpSampling3D(2, name=f"{name}_up")(amplitude))
         parts.append(layers.Multiply(dtype="float32", name=name)([amplitude, detail]))
         finer = coarser
@@ -45,21 +49,22 @@ def _mean_around(x, window: int, name: str):
     return x
 
 
-def has_texture(generator: keras.Model) -> bool:
-    """Whether it was built with `texture`."""
-    return any(layer.name == NAMES[0] for layer in generator.layers)
-
-
 def without(generator: keras.Model) -> keras.Model:
     """The same network up to the translation before texture, and the features that amplitudes are made of.
 
     Returns:
         The generator itself where it carries no texture; else a model with these two outputs and the same weights.
     """
-    if not has_texture(generator):
+    if not heads(generator):
         return generator
     features = generator.get_layer(f"{NAMES[0]}_conv").input
     return keras.Model(generator.inputs[0], [generator.get_layer(TRANSLATED).output, features], name=generator.name)
+
+
+def heads(generator: keras.Model) -> list:
+    """The variables that amplitudes come from; none where it carries no texture."""
+    convolutions = [layer for layer in generator.layers if layer.name in {f"{name}_conv" for name in NAMES}]
+    return [variable for layer in convolutions for variable in layer.trainable_variables]
 
 
 def amplitudes(generator: keras.Model, features):

@@ -114,7 +114,7 @@ def unet3d(
     # float32 at the border under mixed precision
     x = layers.Activation("tanh", dtype="float32", name=texture.TRANSLATED)(x)
     if carry_texture:
-        x = texture.carried(image, x, features, kernel, init)
+        x = texture.carried(image, x, features, kernel)
     return keras.Model(image, x, name=name)
 
 

@@ -7,7 +7,8 @@ does.
 
 The graph is built from the layers of our functional models, one operator for each; an unknown layer is refused.
 `keras.Model.export(format="onnx")` works too and gives the same numbers, but needs tf2onnx, which looks for a
-maintainer and knows TensorFlow up to 2.15, and writes 577 operators for the generator of `demo` where this writes 39.
+maintainer and knows TensorFlow up to 2.15, and writes 577 operators for the CISS to DESS generator
+of `demo` where this writes 39.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class _Graph:
     def _constant(self, name: str, values) -> str:
         import onnx
 
-        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(values, np.float32, order="C"), name))
         return name
 
     def convolution(self, layer, inputs: list[str]) -> str:
@@ -188,10 +189,11 @@ class _Graph:
             raise InputError(
                 f"The layer {layer.name} has the activation {name}; ONNX export knows {', '.join(ACTIVATIONS)}."
             )
-        if name == "hard_tanh":
-            ends = [self._constant(f"{layer.name}/{end}", end) for end in (-1.0, 1.0)]
-            return self._node("Clip", [result, *ends], f"{layer.name}/{name}")
-        return self._node(ACTIVATIONS[name], [result], f"{layer.name}/{name}") if ACTIVATIONS[name] else result
+        if name == "linear":
+            return result
+        operator, *constants = ACTIVATIONS[name]
+        more = [self._constant(f"{layer.name}/{value:g}", value) for value in constants]
+        return self._node(operator, [result, *more], f"{layer.name}/{name}")
 
 
 def _require(layer, **settings) -> None:
@@ -201,7 +203,7 @@ def _require(layer, **settings) -> None:
             raise InputError(f"The layer {layer.name} has {key} {got!r}; ONNX export knows {expected!r} alone.")
 
 
-ACTIVATIONS = {"linear": None, "tanh": "Tanh", "hard_tanh": "Clip"}
+ACTIVATIONS = {"linear": (), "tanh": ("Tanh",), "hard_tanh": ("Clip", -1.0, 1.0)}  # operator, further inputs
 LAYERS: dict[type, Callable] = {
     layers.Conv3D: _Graph.convolution,
     layers.Conv3DTranspose: _Graph.transposed_convolution,

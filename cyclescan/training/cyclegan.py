@@ -81,6 +81,7 @@ class CycleGAN(tf.Module):
                 name: build_discriminator(config, name=f"discriminator_{name}", seed=seed * 10 + i + 2)
                 for i, name in enumerate(("a", "b"))
             }
+        self._heads = {id(v) for network in self.generators.values() for v in texture.heads(network)}
         self._before_texture = {name: texture.without(network) for name, network in self.generators.items()}
         self._teachers = {name: texture.without(network) for name, network in self.translators.items()}
         networks = {"generators": self.generators, "discriminators": self.discriminators}
@@ -118,7 +119,7 @@ class CycleGAN(tf.Module):
 
         Args:
             batch: with pairs, see `dataset.batches`.
-            back: as long as translations are poor, there is nothing to learn from them, nor is their detail.
+            back: as long as translations are poor, there is nothing to learn from them, nor of detail and texture.
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """
@@ -194,8 +195,9 @@ class CycleGAN(tf.Module):
             scaled = self._scaled("generators", terms)
         with sums.in_order():
             found, variables = tape.gradient(scaled, self.trained["generators"]), self.trained["generators"]
-        # none reaches the amplitudes of texture before `back_from`
-        found = [tf.zeros_like(v.value) if g is None else g for g, v in zip(found, variables, strict=True)]
+        # nothing is asked of the amplitudes of texture before `back_from`
+        pairs = zip(found, variables, strict=True)
+        found = [tf.zeros_like(v.value) if g is None and id(v) in self._heads else g for g, v in pairs]
         gradients, measures = {"generators": found}, {}
         for_pools = {}
         if discriminators:
@@ -332,7 +334,7 @@ class CycleGAN(tf.Module):
     def _translate(self, direction: str, volumes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Translations before texture, from which everything but its amplitudes is learned, and what those need."""
         translate = functools.partial(kernels.forward, self._before_texture[direction])
-        # only input and result are kept for the way back; generators have no dropout that could differ the second time
+        # only input and results are kept for the way back; generators have no dropout that could differ the second time
         return _parted((tf.recompute_grad(translate) if self.config.rematerialize else translate)(volumes))
 
     def _discriminator_terms(self, batch: dict, fakes: dict) -> tuple[dict, dict]:

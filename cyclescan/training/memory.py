@@ -329,7 +329,7 @@ class Networks:
 
 
 def _translating(config: Config, name: str) -> keras.Model:
-    """What is trained of a generator; the texture that it adds afterwards takes no part in a step."""
+    """Without texture, which is added after training alone; learning how much of it takes next to nothing."""
     return build_generator(dataclasses.replace(config, texture="none"), "a2b", name)
 
 

@@ -32,6 +32,7 @@ from cyclescan.training.validation import Validation
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
+ENOUGH_PARTNERS = 10  # their mean has kept a tenth of their texture, as much as `losses.TEXTURE_KEPT` allows
 STOPPED = "Another worker was asked to end; {folder} is saved. Start all workers again with --resume."
 
 
@@ -357,6 +358,16 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
                     f"texture={config.texture}), of which {data}/pairs (domain {domain}) knows nothing: it was made by "
                     f"an earlier version. For a new run make it again with `python -m data_prep pair {data}`; to go on "
                     "with a run on it, add --set lambda_detail=0 texture=none."
+                )
+        for source, target in (("a", "b"), ("b", "a")):
+            partners = len(records.decode(records.read_at(*streams[source].entries[0])).partner_subjects)
+            if config.carries_texture(f"{source}2{target}") and partners < ENOUGH_PARTNERS:
+                log.warning(
+                    "Texture is what a mean of many partners has lost. In %s/pairs it is one of %d, which has kept "
+                    "more of it, so generated volumes of domain %s may get little or none.",
+                    data,
+                    partners,
+                    target,
                 )
     return streams
 

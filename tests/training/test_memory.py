@@ -25,7 +25,7 @@ def measured(config, steps=3) -> int:
     if config.lambda_pair:
         keys += ["partner_a", "partner_b", "weight_a", "weight_b"]
     batch = {key: tf.random.stateless_uniform(shape, [0, i]) for i, key in enumerate(keys)}
-    if config.lambda_detail:
+    if config.batch_contents["detail"]:
         batch |= {f"detail_{d}": tf.random.stateless_uniform((*shape[:-1], 2), [1, 0]) for d in "ab"}
     tf.config.experimental.reset_memory_stats("CPU:0")
     for _ in range(steps):
