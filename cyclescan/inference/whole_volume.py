@@ -9,8 +9,8 @@ all windows, computes the convolution in each, and merges means and variances; a
 What a stage computes on a coarser grid is kept, an eighth of the voxels or less. What lies on the volume's own grid is
 never kept but computed again from there where a later stage needs it. So memory is the volume, its translation, the
 kept feature maps (for the preset `knee` 11 numbers a voxel) and one window, at half again the operations of one piece.
-Windows read what they need beyond their border; beyond the volume's own there are zeros for convolutions and nothing for
-the means of texture, as in the network.
+Windows read what they need beyond their border; beyond the volume's own there are zeros for convolutions and nothing
+for the means of texture, as in the network.
 
 It is all TensorFlow operations, so the same code runs here and inside exported models.
 """
