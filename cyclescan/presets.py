@@ -33,8 +33,8 @@ KNEE = Config(
 PRESETS: dict[str, tuple[str, Config]] = {
     "knee": (
         "The default: a U-Net without checkerboards, warmed up on registered pseudo-pairs, then trained adversarially "
-        "with the pairs at hand. Needs `data_prep pair`. Generated volumes of domain a, CISS, carry texture over; where "
-        "b has less noise, --set texture=b. Not measured at this size.",
+        "with the pairs at hand. Needs `data_prep pair`. Generated volumes of domain a, CISS, carry texture over; "
+        "where b has less noise, --set texture=b. Not measured at this size.",
         KNEE,
     ),
     "demo": (
