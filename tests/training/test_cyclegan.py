@@ -436,7 +436,7 @@ def test_amplitudes_become_those_that_give_the_texture_of_the_partners():
     data |= {"partner_b": tf.zeros((1, 8, 16, 16, 1)), "weight_b": tf.ones((1, 8, 16, 16, 1))}
     data["real_a"] = losses.smoothed(data["real_a"], 5)  # without noise
     model.set_learning_rate(5e-3)
-    for _ in range(150):
+    for _ in range(600):
         terms, _ = model.warmup_step(data, back=True)
     assert "texture_a2b" not in terms
     generator = model.generators["b2a"]
