@@ -40,7 +40,7 @@ def record(seed: int, domain: str, partner: bool = False) -> records.Record:
         f"s{seed}",
         [],
         scan(seed, other) if partner else None,
-        f"s{seed}x" if partner else "",
+        (f"s{seed}x",) if partner else (),
         1.0,
         np.sqrt(energies) if partner else None,
     )

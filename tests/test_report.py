@@ -337,15 +337,15 @@ def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
     assert figures.warmup_end(without) is None
 
 
-def test_the_detail_term_has_a_scale_of_its_own(tmp_path):
+def test_the_terms_of_detail_and_texture_have_scales_of_their_own(tmp_path):
     history = report.read_history(write_run(tmp_path / "run").path / "history.csv")
     names = {"a": "ciss", "b": "dess"}
     without, with_it = (
         base64.b64decode(figures.loss_curves({**history, **more}, {}, names).partition(",")[2]).decode()
-        for more in ({}, {f"detail_{way}": np.array([np.nan, 2.0, 1.5, 1.0]) for way in ("a2b", "b2a")})
+        for more in ({}, {name: np.array([np.nan, 2.0, 1.5, 1.0]) for name in ("detail_a2b", "texture_b2a")})
     )
-    assert "amount ciss→dess" in with_it and "Fine detail" in with_it
-    assert "Fine detail" not in without
+    for text in ("amount ciss→dess", "Fine detail", "amplitude dess→ciss", "Texture carried over"):
+        assert text in with_it and text not in without
 
 
 def test_a_history_that_was_cut_off(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import logging
 import types
 
 import numpy as np
@@ -18,7 +19,7 @@ from cyclescan.training import checkpoints, schedules, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from tests.conftest import SETTINGS, write_records
 
-CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5).with_settings(SETTINGS)
+CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5, texture="a").with_settings(SETTINGS)
 
 
 def final_weights(run):
@@ -38,7 +39,7 @@ def test_a_run_leaves_everything(whole):
     assert checkpoints.read_run(whole.path) == whole
     rows = list(csv.DictReader(open(whole.path / "history.csv", encoding="utf-8")))
     assert [int(r["step"]) for r in rows] == [6]
-    assert {"pair_a2b", "cycle_aba", "adversarial_b2a", "discriminator_a", "seconds"} <= set(rows[0])
+    assert {"pair_a2b", "cycle_aba", "texture_b2a", "adversarial_b2a", "discriminator_a", "seconds"} <= set(rows[0])
     assert all(np.isfinite(float(v)) for v in rows[0].values())
     events = list((whole.path / "tensorboard").iterdir())
     tags = {v.tag for e in events for s in tf.compat.v1.train.summary_iterator(str(e)) for v in s.summary.value}
@@ -170,6 +171,14 @@ def test_pairs_of_before_are_explained(tmp_path, capsys):
     assert f"`python -m data_prep pair {folder}`" in text and "--set lambda_detail=0 texture=none" in text
     code, _ = command(capsys, *command_line, "lambda_detail=0", "texture=none", "steps=1")
     assert code == 0
+
+
+def test_that_few_partners_may_give_no_texture_is_said(tiny_records, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1"]))
+        trainer.train(tiny_records, tmp_path / "none", CONFIG.with_settings(["steps=1", "texture=none"]))
+    (said,) = [line for line in caplog.messages if "Texture" in line]
+    assert f"In {tiny_records}/pairs it is one of 1, " in said and "of domain a may get" in said
 
 
 @pytest.mark.parametrize(
