@@ -180,8 +180,7 @@ CONCLUSIONS = """
 - Four times the subjects gain 7 HU, 1.0 dB and 0.05 of Dice without the term: less than leaving out the term of
   weight 0.3.
 - Registered pseudo-pairs do more than any of these, by 47 HU and 6 dB, and with 6 subjects nearly what they do with
-  24. Their registration, two minutes for 24 subjects, is not in the eight. It is that of before the atlases met
-  under the skin, and the recipe that of before the detail term (CHANGELOG.md).
+  24. Their registration, under two minutes for 24 subjects, is not in the eight.
 
 ## What cannot
 
