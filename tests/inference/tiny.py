@@ -15,7 +15,7 @@ CONFIG = Config(
     discriminator_levels=1,
     discriminator_filters=4,
     lambda_pair=10.0,
-    texture="both",
+    texture="a",
     steps=10,
 )
 SPACING_MM = (8.0, 8.0, 8.0)

@@ -191,7 +191,7 @@ def test_that_few_partners_may_give_no_texture_is_said(tiny_records, tmp_path, c
         (0.5, ["back_from=0.6"], "adversarial"),
         (0.31, ["lambda_adversarial=0"], "warmup"),
         (0.95, ["warmup=1", "discriminator_warmup=0.5", "back_from=1"], "warmup"),  # nothing to learn for
-        (0.0, ["lambda_pair=0"], "adversarial"),
+        (0.0, ["lambda_pair=0", "texture=none"], "adversarial"),
         (0.09, ["back_from=0.1"], "warmup"),
         (0.11, ["back_from=0.1"], "warmup and back"),
     ],
