@@ -351,16 +351,16 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
         )
     streams = {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
     if config.batch_contents["detail"]:
-        for domain, stream in streams.items():
-            if records.decode(records.read_at(*stream.entries[0])).partner_detail is None:
+        for source, target in (("a", "b"), ("b", "a")):
+            pair = records.decode(records.read_at(*streams[source].entries[0]))
+            if pair.partner_detail is None:
                 raise InputError(
                     f"The settings need to know how much detail partners have (lambda_detail={config.lambda_detail:g}, "
-                    f"texture={config.texture}), of which {data}/pairs (domain {domain}) knows nothing: it was made by "
+                    f"texture={config.texture}), of which {data}/pairs (domain {source}) knows nothing: it was made by "
                     f"an earlier version. For a new run make it again with `python -m data_prep pair {data}`; to go on "
                     "with a run on it, add --set lambda_detail=0 texture=none."
                 )
-        for source, target in (("a", "b"), ("b", "a")):
-            partners = len(records.decode(records.read_at(*streams[source].entries[0])).partner_subjects)
+            partners = len(pair.partner_subjects)
             if config.carries_texture(f"{source}2{target}") and partners < ENOUGH_PARTNERS:
                 log.warning(
                     "Texture is what a mean of many partners has lost. In %s/pairs it is one of %d, which has kept "
