@@ -313,6 +313,8 @@ def _translate(translator: Translator, array, progress: Progress | None = None):
 
 
 def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
+    if not isinstance(scan, Series) and (doubt := volumes.placement(scan).doubt):
+        log.warning("warning: %s %s.", scan, doubt)
     if findings:
         what = guard.sentence(findings, NAMED)
         log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path_of(scan), what)
@@ -331,9 +333,10 @@ def _write(
     findings: list[dict] | None,
 ) -> Path:
     volume = translator.restore(array, records)
+    placement = None if isinstance(scan, Series) else volumes.placement(scan)
     settings = {"window": list(translator.window), "overlap": translator.overlap, "mirror": translator.mirror}
     if volumes.is_nifti(output):
-        volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"))
+        volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"), placement=placement)
     else:
         target = translator.target_intensity
         derivation = derived.Derivation(
@@ -347,7 +350,7 @@ def _write(
     about_doubt = None
     if doubts is not None:
         descrip = volumes.synthetic_descrip(volumes.DOUBT_MAP)
-        volumes.write(translator.restore_doubt(doubts, records), doubt_of(output), descrip)
+        volumes.write(translator.restore_doubt(doubts, records), doubt_of(output), descrip, placement=placement)
         about_doubt = {
             "file": doubt_of(output).name,
             "unit": "intensities of the result; 0 where the scan was cropped and nothing was translated",

@@ -6,12 +6,18 @@ volume of this product points to the patient's Right along depth, Superior along
 Affines map voxel indices to RAS+ millimetres, as in NIfTI. Spacings are in mm in the order of the array's axes.
 MR intensities have the arbitrary unit of the scanner, CT intensities are Hounsfield units.
 
+A NIfTI header places its voxels twice. One rule says which counts: the sform where its code is not 0, else the qform
+where its code is not 0, else the voxel size alone, centred at the origin with the first axis to the patient's left, as
+nibabel reads it. Other programs have other rules (ITK takes some qforms first), so a result carries both forms and
+their codes as its scan has them, see `Placement`.
+
 This module does not import TensorFlow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import zlib
@@ -33,6 +39,9 @@ SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
 MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, NIfTI's codes of units; all else is taken for mm
 DOUBT, DOUBT_MAP = "_doubt", "doubt"  # ends the name of a map of doubt, without its suffix; stands in its header
+IN_DOUBT = 0.5  # voxels between sform and qform from which on the user is told
+FORM_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")  # of a header, without unit
+FORM_FIELDS_MM = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 DEFLATE_RATIO = 1032  # no deflate stream holds more bytes for each of its own (RFC 1951: 258 bytes in 2 bits)
 DAMAGED = (
     OSError,
@@ -69,6 +78,22 @@ class Volume:
     def axes(self) -> tuple[str, str, str]:
         """The direction in which each axis grows, for instance ("L", "P", "S")."""
         return nib.aff2axcodes(self.affine)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a NIfTI header says that its voxels lie, once as sform and once as qform.
+
+    Attributes:
+        fields: what the header has of both: codes, quaternion, offsets and rows, and pixdim; lengths in mm.
+        affine: (4, 4) voxels to RAS+ mm, of the form that counts.
+        doubt: the end of a sentence about the scan where its place is in doubt, because the two forms differ by more
+            than half a voxel at a corner of the volume or because neither counts; None where it is not.
+    """
+
+    fields: dict[str, np.ndarray]
+    affine: np.ndarray
+    doubt: str | None
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
@@ -132,6 +157,20 @@ def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tupl
         return _checked_shape(path, image, index)[:3], _affine_mm(image)
 
 
+def placement(path: str | os.PathLike) -> Placement:
+    """Both forms of a NIfTI file's header, for `write` and for a word where they leave its place in doubt.
+
+    Raises:
+        InputError: see `read`.
+    """
+    with _opened(Path(path)) as image:
+        header, millimetres = image.header, _millimetres(image)
+        fields = {key: np.array(header[key]) for key in FORM_FIELDS}
+        fields |= {key: np.array(header[key]) * millimetres for key in FORM_FIELDS_MM}
+        fields["pixdim"] = np.array(header["pixdim"][:4]) * [1.0, *[millimetres] * 3]  # the first is the qform's hand
+        return Placement(fields, _affine_mm(image), _doubt_of_place(image))
+
+
 def count(path: str | os.PathLike) -> int:
     """How many volumes a NIfTI file holds: 1, or the length of its 4-D series; from the header alone.
 
@@ -183,7 +222,13 @@ def checked(volume: Volume, name: str) -> Volume:
     return volume
 
 
-def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.float32) -> None:
+def write(
+    volume: Volume,
+    path: str | os.PathLike,
+    descrip: str = "",
+    dtype=np.float32,
+    placement: Placement | None = None,
+) -> None:
     """Write a volume as NIfTI under a temporary name, then rename it.
 
     Args:
@@ -191,6 +236,7 @@ def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.f
         path: must end in `.nii` or `.nii.gz`.
         descrip: what stands in the header, at most 79 characters; say there when an image is synthetic.
         dtype: type of the stored voxels.
+        placement: of the scan on whose grid the volume lies; None: sform and qform are both `volume.affine`, of code 1.
     """
     if not is_nifti(path):
         raise InputError(f"{path} is not a NIfTI name; it must end in .nii or .nii.gz.")
@@ -203,6 +249,14 @@ def write(volume: Volume, path: str | os.PathLike, descrip: str = "", dtype=np.f
     image.header["descrip"] = descrip.encode("ascii", "replace")[:79]
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1)
+    if placement:
+        if not np.allclose(placement.affine, volume.affine):
+            raise ValueError(f"the volume lies at {volume.affine.tolist()}, its scan at {placement.affine.tolist()}")
+        for key, value in placement.fields.items():
+            if key == "pixdim":
+                image.header[key][: len(value)] = value
+            else:
+                image.header[key] = value
     with replacing(path) as temporary:
         image.to_filename(temporary)
 
@@ -215,8 +269,42 @@ def synthetic_descrip(what: str) -> str:
 def _affine_mm(image) -> np.ndarray:
     """The affine in mm, whatever unit the header has."""
     affine = np.array(image.affine, np.float64)
-    affine[:3] *= MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= _millimetres(image)
     return affine
+
+
+def _millimetres(image) -> float:
+    """How many of them the unit of a header's lengths has."""
+    return MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+
+
+def _doubt_of_place(image) -> str | None:
+    """See `Placement.doubt`."""
+    header = image.header
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if not sform_code and not qform_code:
+        return (
+            "does not say where it lies (sform and qform have the code 0): its first axis is taken to grow to the "
+            "patient's left, so left and right may be exchanged"
+        )
+    if not sform_code or not qform_code:
+        return None
+    try:
+        sform, qform = header.get_sform(), header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return f"has a qform (code {qform_code}) that is no rotation; its sform (code {sform_code}) counts"
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in image.shape[:3]))])
+    apart = (corners @ (qform - sform).T)[:, :3]
+    voxels = np.abs(apart @ np.linalg.inv(sform[:3, :3]).T).max(axis=1)
+    worst = int(np.argmax(voxels))
+    if not voxels[worst] > IN_DOUBT:
+        return None
+    distance_mm = np.linalg.norm(apart[worst]) * _millimetres(image)
+    return (
+        f"lies at two places: its sform (code {sform_code}) and its qform (code {qform_code}) put a corner "
+        f"{distance_mm:.3g} mm ({voxels[worst]:.3g} voxels) apart; the sform counts here, and other programs may take "
+        "the qform"
+    )
 
 
 @contextlib.contextmanager

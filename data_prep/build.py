@@ -393,7 +393,7 @@ def _read_headers(
     """The scans with a sound header, and an entry of dataset.json for each of the others."""
     sources, failed = {}, []
     for domain, listed in found.items():
-        sources[domain] = []
+        sources[domain], doubts = [], []
         root = os.path.commonpath([os.path.dirname(os.path.abspath(scan.path)) for scan in listed])
         for each in progress(listed, desc=f"headers of {names[domain]}", unit="scan", leave=False):
             path = os.path.abspath(each.path)
@@ -403,6 +403,7 @@ def _read_headers(
                 # --volume is about 4-D files; 3-D files beside them are taken as they are
                 wanted = index if index is not None and scans.count(scan) > 1 else None
                 grid = geometry.canonical_grid(*scans.read_header(scan, wanted))
+                doubt = scans.doubt_of_place(scan)
             except InputError as error:
                 failed.append(_failure(names[domain], identity, scan, str(error)))
                 last = str(error)
@@ -412,6 +413,10 @@ def _read_headers(
                 own = pseudonyms.scan_pseudonym(key, scan.subject, names[domain], os.path.relpath(path, root))
                 about = (path, scan.subject, identity, own, scan.side, wanted, scan.series, _stamp(scan))
                 sources[domain].append(Source(*about, shape, spacing_mm))
+                doubts += [f"{path} {doubt}"] if doubt else []
+        if doubts:
+            more = f" (one of {len(doubts)} scans of {names[domain]} whose place is in doubt)" if doubts[1:] else ""
+            log.warning("%s%s.", doubts[0], more)
         if not sources[domain]:
             raise InputError(f"No scan of {names[domain]} can be used; the last of {len(listed)}: {last}")
     return sources, failed

@@ -79,7 +79,7 @@ def _of_series(each: series.Series) -> tuple[str, ...]:
 
 def _of_file(scan: scans.Scan) -> tuple[str, ...]:
     try:
-        grid, note = _grid(*scans.read_header(scan)), ""
+        grid, note = _grid(*scans.read_header(scan)), scans.doubt_of_place(scan) or ""
     except InputError as error:
         grid, note = ("", "", "", ""), str(error)
     return ("", scan.path.name, "", "", *_settings(acquisition.beside(scan.path, stem(scan.path))), *grid, note)

@@ -69,6 +69,13 @@ def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, in
     return volume.read_header(scan.path, index)
 
 
+def doubt_of_place(scan: Readable) -> str | None:
+    """The end of a sentence about a NIfTI file that leaves its place in doubt, see `volume.Placement`; else None."""
+    if scan.series or metaimage.is_metaimage(scan.path):
+        return None
+    return volume.placement(scan.path).doubt
+
+
 def read(scan: Readable, index: int | None = None) -> Volume:
     """The voxels, see `volume.read`, `dicom.convert.read` and `metaimage.read`."""
     if scan.series:

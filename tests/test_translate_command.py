@@ -18,6 +18,7 @@ from cyclescan.files import read_json, sha256
 from cyclescan.inference.translator import Translator
 from cyclescan.volume import Volume
 from data_prep.phantom import make_subject
+from tests.data_prep.scan_files import save_forms
 from tests.inference import tiny
 
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
@@ -115,6 +116,25 @@ def test_the_json_beside_the_result(run, scan, call, tmp_path):
     again = preprocessing.restore(prepared.array, card["preprocessing"])
     assert again.shape == (15, 14, 11)
     np.testing.assert_array_equal(again.affine, volume.read(scan).affine)
+
+
+def test_the_result_lies_where_the_scan_does_and_a_doubt_of_it_is_said(call, tmp_path, caplog):
+    forms = {"mirrored": (OBLIQUE @ np.diag([-1, 1, 1, 1]), (1, 4)), "nowhere": (OBLIQUE, (0, 0))}
+    for name, (qform, codes) in forms.items():
+        save_forms(tmp_path / f"scans/{name}.nii.gz", qform, OBLIQUE, codes, tiny.head((15, 14, 11)))
+    write_scan(tmp_path / "scans/plain.nii.gz")
+    assert call(tmp_path / "scans", tmp_path / "out", "--doubt")[0] == 0
+    for name in (*forms, "plain"):
+        before = nib.load(tmp_path / f"scans/{name}.nii.gz").header
+        for result in (name, f"{name}_doubt"):
+            after = nib.load(tmp_path / f"out/{result}.nii.gz").header
+            for form in ("qform", "sform"):
+                assert after[f"{form}_code"] == before[f"{form}_code"]
+                np.testing.assert_allclose(getattr(after, f"get_{form}")(), getattr(before, f"get_{form}")(), atol=1e-4)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 2
+    assert "mirrored.nii.gz lies at two places: its sform (code 4)" in warned[0]
+    assert "nowhere.nii.gz does not say where it lies" in warned[1]
 
 
 def test_an_exported_model_writes_the_same(run, scan, call, tmp_path):

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -5,11 +6,12 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 - its own habit
 
 from cyclescan import files, volume
 from cyclescan.errors import InputError
 from cyclescan.volume import Volume
-from tests.data_prep.scan_files import AFFINE, BROKEN, save, voxels
+from tests.data_prep.scan_files import AFFINE, BROKEN, save, save_forms, voxels
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -156,3 +158,75 @@ def test_axes_of_length_one_behind_a_series(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 4, 5, 6, 1)).astype(np.float32)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "five.nii.gz")
     np.testing.assert_array_equal(volume.read(tmp_path / "five.nii.gz", 2).array, array[..., 2, 0])
+
+
+def moved(share, axis=0):
+    """`AFFINE`, moved along one axis by a share of its voxel."""
+    affine = AFFINE.copy()
+    affine[:3, 3] += share * AFFINE[:3, axis]
+    return affine
+
+
+ROTATED = np.array([[2.88, -0.56, 0, -15], [0.84, 1.92, 0, -10], [0, 0, 1.5, -12], [0, 0, 0, 1]])
+FORMS = {
+    "the same": (AFFINE, AFFINE, (1, 1), None),
+    "the same in an atlas": (ROTATED, ROTATED, (4, 5), None),
+    "sform alone": (ROTATED, AFFINE, (0, 2), None),
+    "qform alone": (ROTATED, AFFINE, (3, 0), None),
+    "neither": (ROTATED, AFFINE, (0, 0), "does not say where it lies .* left and right may be exchanged"),
+    "moved by less than half a voxel": (moved(0.45, 2), AFFINE, (1, 1), None),
+    "moved by more than half a voxel": (moved(-0.55, 1), AFFINE, (1, 2), r"sform .code 2.*qform .code 1.*0\.55 voxels"),
+    "flipped": (AFFINE @ np.diag([1, -1, 1, 1]), AFFINE, (1, 2), "lies at two places: .* the sform counts here"),
+    "other voxels": (AFFINE, AFFINE @ np.diag([1, 1.25, 1, 1]), (2, 4), r"\(2.2 voxels\) apart"),
+}
+
+
+@pytest.mark.parametrize("unit", ["mm", "micron", "meter"])
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_result_lies_where_its_scan_does_for_every_program(tmp_path, kind, unit):
+    qform, sform, codes, doubt = FORMS[kind]
+    length = np.diag([{"mm": 1, "micron": 1000, "meter": 0.001}[unit]] * 3 + [1])
+    path = save_forms(tmp_path / "scan.nii.gz", length @ qform, length @ sform, codes, unit=unit)
+    scan, placement = volume.read(path), volume.placement(path)
+    if doubt:
+        assert re.search(doubt, placement.doubt)
+    else:
+        assert placement.doubt is None
+    volume.write(scan, tmp_path / "result.nii.gz", placement=placement)
+    before, after = nib.load(path), nib.load(tmp_path / "result.nii.gz")
+    assert [int(after.header[f"{form}_code"]) for form in ("qform", "sform")] == list(codes)
+    for form in ("get_qform", "get_sform", "get_best_affine"):
+        expected = np.linalg.inv(length) @ getattr(before.header, form)()
+        np.testing.assert_allclose(getattr(after.header, form)(), expected, atol=1e-4)
+    # ITK has another rule than nibabel, and finds the result where it finds the scan
+    for itk_before, itk_after in zip(*(itk_grid(p) for p in (path, tmp_path / "result.nii.gz")), strict=True):
+        np.testing.assert_allclose(itk_after, itk_before, atol=1e-4)
+
+
+def itk_grid(path):
+    image = sitk.ReadImage(str(path))
+    return image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+
+
+def test_one_rule_says_which_form_counts(tmp_path):
+    for codes, counts in (((1, 2), AFFINE), ((0, 4), AFFINE), ((2, 0), ROTATED)):
+        path = save_forms(tmp_path / "scan.nii", ROTATED, AFFINE, codes)
+        for affine in (volume.read(path).affine, volume.read_header(path)[1], volume.placement(path).affine):
+            np.testing.assert_allclose(affine, counts, atol=1e-5)
+
+
+def test_a_qform_that_is_no_rotation_does_not_lose_the_scan(tmp_path):
+    path = save_forms(tmp_path / "scan.nii", AFFINE, AFFINE, (1, 1))
+    raw = bytearray(path.read_bytes())
+    np.frombuffer(raw, nib.nifti1.header_dtype, 1)["quatern_b"][0] = 7.0
+    path.write_bytes(raw)
+    placement = volume.placement(path)
+    assert "no rotation" in placement.doubt
+    volume.write(volume.read(path), tmp_path / "result.nii", placement=placement)
+    np.testing.assert_allclose(volume.read(tmp_path / "result.nii").affine, AFFINE)
+
+
+def test_a_placement_of_another_grid_is_a_defect(tmp_path):
+    placement = volume.placement(save(tmp_path / "scan.nii"))
+    with pytest.raises(ValueError, match="the volume lies at"):
+        volume.write(Volume(voxels().astype(np.float32), ROTATED), tmp_path / "result.nii", placement=placement)

@@ -169,3 +169,15 @@ BROKEN = {
     "a slope beyond float32": (_lies(scl_slope=3e38), "NaN or infinite"),
     "an infinite slope": (_lies(scl_slope=np.inf), "slope inf and the intercept .*; both must be finite"),
 }
+
+
+def save_forms(path, qform, sform, codes, array=None, unit="mm") -> Path:
+    """A scan whose header has these two forms with the codes (qform, sform)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(voxels() if array is None else array, AFFINE)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    return path

@@ -14,10 +14,11 @@ from cyclescan import NOTICE, records, volume
 from cyclescan.errors import InputError
 from cyclescan.files import read_json, sha256
 from cyclescan.preprocessing import prepare, restore
+from data_prep import listing
 from data_prep.__main__ import main
 from data_prep.build import build
 from data_prep.verify import verify
-from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, save_domains, voxels
+from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, save_domains, save_forms, voxels
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = ["01", "02", "03", "04", "05", "06"]
@@ -339,3 +340,20 @@ def test_the_help_is_understood_without_beam():
 
 def test_the_test_scans_are_not_all_alike():
     assert np.abs(voxels(0).astype(float) - voxels(1)).mean() > 50
+
+
+def test_scans_whose_place_is_in_doubt_are_named(domains, tmp_path, caplog):
+    flipped = AFFINE @ np.diag([1, 1, -1, 1])
+    for subject in ("02", "05"):
+        path = tmp_path / "ciss" / f"sub-{subject}.nii.gz"
+        save_forms(path, flipped, AFFINE, (1, 2), np.asanyarray(nibabel.load(path).dataobj))
+    path = tmp_path / "dess" / "sub-03.nii.gz"
+    save_forms(path, AFFINE, AFFINE, (0, 0), np.asanyarray(nibabel.load(path).dataobj))
+    build(*domains, tmp_path / "records", workers=1)
+    warned = [r.getMessage() for r in caplog.records if " lie" in r.getMessage()]
+    assert [Path(w.split(" ")[0]).name for w in warned] == ["sub-02.nii.gz", "sub-03.nii.gz"]
+    assert "lies at two places" in warned[0]
+    assert "(one of 2 scans of ciss whose place is in doubt)" in warned[0]
+    assert "does not say where it lies" in warned[1]
+    (listed,) = [line for line in listing.table(str(tmp_path / "dess")).splitlines() if "sub-03" in line]
+    assert "does not say where it lies" in listed
