@@ -18,8 +18,9 @@ setup(
     packages=[*find_packages(include=["cyclescan*", "data_prep*"]), "cyclescan.pretrained_models"],
     package_dir={"cyclescan.pretrained_models": "saved_models"},
     package_data={
-        "cyclescan": ["*.j2"],
-        "cyclescan.evaluation": ["*.j2"],
+        "cyclescan": ["py.typed"],
+        "cyclescan.common": ["*.j2"],
+        "cyclescan.reporting": ["*.j2"],
         "cyclescan.pretrained_models": ["*/*", "*/checkpoints/*/*"],
         "data_prep": ["*.j2"],
     },

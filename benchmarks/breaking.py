@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import ENDLESS, summary
-from cyclescan import volume
-from cyclescan.command import progress
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.command import progress
+from cyclescan.common.files import make_folder, read_json, write_json, write_text
+from cyclescan.config.presets import preset
 from cyclescan.evaluation.paired import evaluate_on_records
-from cyclescan.files import make_folder, read_json, write_json, write_text
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import prepare_as
-from cyclescan.presets import preset
+from cyclescan.scans import volume
+from cyclescan.scans.volume import Volume
 from cyclescan.training import trainer
-from cyclescan.training.checkpoints import DIRECTIONS
-from cyclescan.volume import Volume
 from data_prep import pairing, splits
 from data_prep.build import build
 from data_prep.parallel import processes

@@ -43,7 +43,7 @@ PERCENTILES = (0.5, 99.5)
 
 def ours(path: str) -> np.ndarray:
     from cyclescan.preprocessing import prepare
-    from cyclescan.volume import read
+    from cyclescan.scans.volume import read
 
     return prepare(read(path), "percentile:{},{}".format(*PERCENTILES), SPACING_MM, CROP)[0].array
 
@@ -185,7 +185,7 @@ def steps(path: str) -> None:
 
     from cyclescan import records
     from cyclescan.preprocessing import geometry, intensity
-    from cyclescan.volume import read
+    from cyclescan.scans.volume import read
     from data_prep import pseudonyms
 
     def best(action):

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 from cyclescan import records
+from cyclescan.artifacts import runs
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.files import read_json
 from cyclescan.evaluation.paired import evaluate_on_records
-from cyclescan.files import read_json
 from cyclescan.inference.translator import Translator
-from cyclescan.training import checkpoints, trainer
-from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.training import trainer
 from data_prep.build import build
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="of the bound; default: those of the demo's run")
     arguments = parser.parse_args()
     demo = read_json(arguments.demo / "metrics.json")
-    run = checkpoints.read_run(arguments.demo / "run")
+    run = runs.read_run(arguments.demo / "run")
     with tempfile.TemporaryDirectory() as folder:
         demo_records = arguments.demo / "records"
         true_pairs = with_true_pairs(arguments.demo / "scans", demo_records, Path(folder) / "records", run.seed)

@@ -7,7 +7,7 @@ Keras runs on JAX, so a GPU that TensorFlow does not know will do; `pip install 
 For each preset and precision: the generator and the discriminator forward, forward and backward, and all generator
 terms of one training step with their gradients. Each is a process of its own, because JAX' peak of memory never falls.
 
-- GFLOP: of the convolutions, from the graph (`cyclescan.models.cost`); a backward pass is twice a forward pass, and the
+- GFLOP: of the convolutions, from the graph (`benchmarks.cost`); a backward pass is twice a forward pass, and the
   gradients of the adversarial terms to the discriminators' weights are not taken and not counted.
 - Peak: a matrix product in the same precision, measured in the same process.
 - Memory planned: arguments, results and temporaries of the compiled function, from XLA.
@@ -32,8 +32,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import numpy as np
 
 from benchmarks.step import best_of, generator_operations
-from cyclescan.detail import WINDOWS
-from cyclescan.presets import preset
+from cyclescan.config.presets import preset
+from cyclescan.preprocessing.detail import WINDOWS
 
 MEASURES = ("generator", "generator and gradients", "discriminator", "discriminator and gradients", "generator terms")
 SHORT = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
@@ -125,7 +125,7 @@ def prepared(networks: Networks, measure: str):
     """The function to time, its arguments and the operations of its convolutions."""
     import jax
 
-    from cyclescan.models.cost import convolution_macs
+    from benchmarks.cost import convolution_macs
 
     config = networks.config
     shape = (config.batch_size, *config.patch_shape, 1)

@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 
-from cyclescan.presets import preset
+from cyclescan.config.presets import preset
 
 OVERLAP = 0.5
 
@@ -50,9 +50,9 @@ def timed(action, repeat: int) -> tuple[float, float]:
 def ours(arguments) -> dict:
     import tensorflow as tf
 
+    from benchmarks.cost import convolution_macs
     from cyclescan.inference.translator import Translator, network_of
     from cyclescan.models import build_generator
-    from cyclescan.models.cost import convolution_macs
 
     config = preset(arguments.preset)
     generator = build_generator(config, "b2a")

@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.quality import ENDLESS
 from cyclescan import losses, records
+from cyclescan.common.files import read_json, replacing, write_json, write_text
+from cyclescan.config.presets import preset
 from cyclescan.evaluation import metrics
-from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference.translator import Translator
-from cyclescan.presets import preset
 from cyclescan.training import trainer
 from data_prep import pairing, splits
 from data_prep.build import build

@@ -85,7 +85,7 @@ def main() -> None:
     import tensorflow as tf
 
     from benchmarks.step import volumes
-    from cyclescan.presets import preset
+    from cyclescan.config.presets import preset
 
     if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != asked:
         raise RuntimeError("cyclescan has switched oneDNN on after TensorFlow was imported")

@@ -27,13 +27,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.demo_bound import with_true_pairs
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.files import read_json, replacing, write_json, write_text
 from cyclescan.config import Config
+from cyclescan.config.presets import preset
 from cyclescan.evaluation.paired import evaluate_on_records
-from cyclescan.files import read_json, replacing, write_json, write_text
 from cyclescan.inference.translator import Translator
-from cyclescan.presets import preset
 from cyclescan.training import trainer
-from cyclescan.training.checkpoints import DIRECTIONS
 from data_prep import pairing
 from data_prep.build import build
 from data_prep.phantom import write_cohort

@@ -33,10 +33,10 @@ from scipy import ndimage
 
 from cyclescan import losses, records
 from cyclescan.config import Config
-from cyclescan.detail import on_all_voxels
+from cyclescan.config.presets import preset
 from cyclescan.evaluation import metrics
 from cyclescan.models import build_discriminator, build_generator
-from cyclescan.presets import preset
+from cyclescan.preprocessing.detail import on_all_voxels
 
 WAYS = (("a", "b"), ("b", "a"))
 # steps of a run in each phase, and where each ends as a part of the run, which is by time

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.detail import WINDOWS, energies, thinned
-from cyclescan.presets import preset
+from cyclescan.config.presets import preset
+from cyclescan.preprocessing.detail import WINDOWS, energies, thinned
 
 SECONDS = 8.0
 
@@ -63,7 +63,7 @@ def generator_operations(config, generator: float, discriminator: float) -> floa
 
 def operations(config, model) -> dict[str, float]:
     """Floating-point operations of the convolutions of one step of each kind."""
-    from cyclescan.models.cost import convolution_macs
+    from benchmarks.cost import convolution_macs
 
     shape = (config.batch_size, *config.patch_shape, 1)
     generator = 2.0 * convolution_macs(model.generators["a2b"], shape)

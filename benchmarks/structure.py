@@ -18,15 +18,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from benchmarks import texture
 from benchmarks.quality import METHODS
-from cyclescan.command import progress
-from cyclescan.evaluation import metrics, texture
-from cyclescan.files import read_json, replacing, write_json, write_text
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.command import progress
+from cyclescan.common.files import read_json, replacing, write_json, write_text
+from cyclescan.evaluation import metrics
 from cyclescan.inference import doubt
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import prepare_as
-from cyclescan.training.checkpoints import DIRECTIONS
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import lesions, make_subject
 from data_prep.phantom.anatomy import NAMES
 

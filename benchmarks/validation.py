@@ -22,10 +22,11 @@ import numpy as np
 from scipy import ndimage
 
 from cyclescan import dataset, records
+from cyclescan.artifacts import checkpoints, runs
+from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.evaluation.baselines import POOL, HistogramMatching
 from cyclescan.evaluation.metrics import psnr
-from cyclescan.training import checkpoints, validation
-from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.training import validation
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.health import Health
 from cyclescan.training.validation import Validation
@@ -67,7 +68,7 @@ def bad(sources: np.ndarray, good: np.ndarray, pool) -> dict[str, np.ndarray]:
 
 def measure(demo: Path) -> tuple[dict, dict, list[str]]:
     """One demo: measures and truth of each checkpoint, scores of bad translations, warnings."""
-    run, data = checkpoints.read_run(demo / "run"), demo / "records"
+    run, data = runs.read_run(demo / "run"), demo / "records"
     looking = Validation(data, run.config)
     test = {domain: read(data, "test", domain) for domain in ("a", "b")}
     health, said = Health(run.config), io.StringIO()
@@ -99,7 +100,7 @@ def measure(demo: Path) -> tuple[dict, dict, list[str]]:
 
 def cost(demo: Path) -> tuple[float, float]:
     """CPU seconds of a look, and of the steps between two checkpoints by default, a tenth of the run."""
-    run, data = checkpoints.read_run(demo / "run"), demo / "records"
+    run, data = runs.read_run(demo / "run"), demo / "records"
     config, model, looking = run.config, CycleGAN(run.config, run.seed), Validation(data, run.config)
     streams = {d: dataset.open_stream(data, "pairs" if config.lambda_pair else "train", d) for d in ("a", "b")}
     batches = dataset.batches(streams, config.patch_shape, config.batch_size, 0, False, **config.batch_contents)
@@ -118,7 +119,7 @@ def cost(demo: Path) -> tuple[float, float]:
     return seconds(lambda: looking.look(model.translators), 3), step * config.steps / 10
 
 
-def names(run: checkpoints.Run, direction: str) -> str:
+def names(run: runs.Run, direction: str) -> str:
     return " to ".join(run.names(direction))
 
 
@@ -139,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demos", type=Path, nargs="+")
     demos = parser.parse_args().demos
-    runs = {demo: checkpoints.read_run(demo / "run") for demo in demos}
+    runs = {demo: runs.read_run(demo / "run") for demo in demos}
     measured = {demo: measure(demo) for demo in demos}
 
     print("# The checkpoint that the validation score chooses\n")

@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from cyclescan import NOTICE, command
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder, write_json
-from cyclescan.presets import preset
+from cyclescan import NOTICE
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, write_json
+from cyclescan.config.presets import preset
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,10 @@ def demo(
         What DIR/metrics.json says.
     """
     from cyclescan import export, report, translate
+    from cyclescan.artifacts.direction import DIRECTIONS
     from cyclescan.evaluation.paired import evaluate_on_records
     from cyclescan.inference.translator import Translator
-    from cyclescan.training import checkpoints, trainer
+    from cyclescan.training import trainer
     from data_prep import pairing, pseudonyms
     from data_prep.build import build
     from data_prep.phantom import write_cohort
@@ -91,7 +93,7 @@ def demo(
     clock.lap("train")
 
     log.info("5/6 translating and measuring %d test subjects that training never saw", TEST_SUBJECTS)
-    translators = {d: Translator.load(run.path, d) for d in checkpoints.DIRECTIONS}
+    translators = {d: Translator.load(run.path, d) for d in DIRECTIONS}
     evaluated = evaluate_on_records(translators, records)
     metrics = evaluated[0]
     key, tested = pseudonyms.load_key(pseudonyms.key_file()), info["splits"]["test"]["a"]

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cyclescan import __version__, command
-from cyclescan import volume as volumes
-from cyclescan.errors import InputError
+from cyclescan import __version__
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, replacing, walk, write_json
 from cyclescan.evaluation import histograms, metrics
-from cyclescan.files import make_folder, replacing, walk, write_json
-from cyclescan.volume import Volume
+from cyclescan.scans import volume as volumes
+from cyclescan.scans.volume import Volume
 
 log = logging.getLogger(__name__)
 

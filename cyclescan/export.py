@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclescan import command
-from cyclescan.errors import InputError
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ def export(
     Raises:
         InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
     """
+    from cyclescan.artifacts import runs
     from cyclescan.serving import saved_model
-    from cyclescan.training import checkpoints
 
     max_voxels = max_voxels or saved_model.MAX_VOXELS
-    return saved_model.write(checkpoints.read_run(run), out, version, weights, window, max_voxels, onnx)
+    return saved_model.write(runs.read_run(run), out, version, weights, window, max_voxels, onnx)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +81,11 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.max_voxels is not None and arguments.max_voxels < 1:
         raise InputError(f"--max-voxels is {arguments.max_voxels}; it must be at least 1.")
     if arguments.weights_only is not None:
-        from cyclescan.training import checkpoints
+        from cyclescan.artifacts import checkpoints, runs
+        from cyclescan.artifacts.direction import DIRECTIONS
 
-        directions = arguments.weights_only or checkpoints.DIRECTIONS
-        out = checkpoints.publish(checkpoints.read_run(arguments.run), arguments.out, arguments.weights, directions)
+        directions = arguments.weights_only or DIRECTIONS
+        out = checkpoints.publish(runs.read_run(arguments.run), arguments.out, arguments.weights, directions)
         log.info("%s translates %s: translate --model %s", out, " and ".join(directions), out)
         return command.DONE
     out = export(

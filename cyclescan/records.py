@@ -25,9 +25,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from cyclescan.detail import EVERY, WINDOWS
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, replacing
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, replacing
+from cyclescan.preprocessing.detail import EVERY, WINDOWS
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # version 1 had no mask

@@ -6,10 +6,10 @@ import argparse
 import logging
 import sys
 
-from cyclescan import command
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.presets import PRESETS, preset
+from cyclescan.config.presets import PRESETS, preset
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,12 @@ def run(arguments: argparse.Namespace) -> int | None:
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing; only --plan does without.")
 
-    from cyclescan.training import checkpoints, stopping
+    from cyclescan.artifacts import runs
+    from cyclescan.training import stopping
 
     resume = arguments.resume or arguments.resume_from is not None
-    begins = arguments.resume and arguments.resume_from is None and checkpoints.is_new(arguments.run)
-    begun = checkpoints.read_run(arguments.run) if resume and not begins else None
+    begins = arguments.resume and arguments.resume_from is None and runs.is_new(arguments.run)
+    begun = runs.read_run(arguments.run) if resume and not begins else None
     # checked before TensorFlow is imported, which takes seconds
     base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
     chosen = base.with_settings(settings)

@@ -14,12 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclescan import NOTICE, __version__, command, guard
-from cyclescan import volume as volumes
-from cyclescan.dicom import convert, derived, rules, series
-from cyclescan.dicom.series import Series
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder, read_json, sha256, walk, write_json
+from cyclescan import NOTICE, __version__
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, read_json, sha256, walk, write_json
+from cyclescan.preprocessing import guard
+from cyclescan.scans import volume as volumes
+from cyclescan.scans.dicom import convert, derived, rules, series
+from cyclescan.scans.dicom.series import Series
 
 if TYPE_CHECKING:
     from cyclescan.inference.translator import Origin, Progress, Translator

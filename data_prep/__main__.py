@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from cyclescan import command
+from cyclescan.common import command
 
 # each module has add_arguments(parser) and run(args); only the one that is asked for is imported
 COMMANDS = {

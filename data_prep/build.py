@@ -26,13 +26,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cyclescan
-from cyclescan import guard, records
-from cyclescan.command import DONE, SOME_FAILED, progress
-from cyclescan.dicom.series import Series
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder, sha256
-from cyclescan.preprocessing import Options, body, geometry, intensity, prepare
-from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, SIDES
+from cyclescan import records
+from cyclescan.common.command import DONE, SOME_FAILED, progress
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, sha256
+from cyclescan.preprocessing import Options, body, geometry, guard, intensity, prepare
+from cyclescan.scans.dicom.series import Series
+from cyclescan.scans.volume import CANONICAL_AXES, MAX_VOXELS, SIDES
 from data_prep import graph, layouts, pseudonyms, qc, scans, splits, workspace
 from data_prep.splits import DOMAINS, SPLITS
 

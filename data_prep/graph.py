@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cyclescan.command import progress
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, write_text
+from cyclescan.common.command import progress
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_text
 
 COUNTER = "counter"
 OUTCOMES = "outcomes.tmp"

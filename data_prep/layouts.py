@@ -18,9 +18,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cyclescan.dicom import rules, series
-from cyclescan.errors import InputError
-from cyclescan.files import walk
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import walk
+from cyclescan.scans.dicom import rules, series
 from data_prep.scans import Scan
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import nibabel as nib
 
-from cyclescan import acquisition
-from cyclescan.command import DONE
-from cyclescan.dicom import rules, series
-from cyclescan.errors import InputError
-from cyclescan.volume import spacing_of, stem
+from cyclescan.common.command import DONE
+from cyclescan.common.errors import InputError
+from cyclescan.scans import acquisition
+from cyclescan.scans.dicom import rules, series
+from cyclescan.scans.volume import spacing_of, stem
 from data_prep import scans
 
 PLANES = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "transverse", "I": "transverse"}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.errors import InputError
-from cyclescan.volume import MAX_VOXELS, Volume, checked
+from cyclescan.common.errors import InputError
+from cyclescan.scans.volume import MAX_VOXELS, Volume, checked
 
 SUFFIX = ".mha"
 _HEADER_BYTES = 4096

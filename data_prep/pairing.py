@@ -6,8 +6,8 @@ leads through an atlas of each domain: within a domain, affine and then deformab
 from one atlas to the other, which are free of noise, an affine transform by mutual information of what lies under the
 skin. Any volume is then one resampling away from any other. No registration meets every detail of another subject, and
 each misses others, so the mean of many is closer to the truth than any one is. What a mean loses is kept as numbers:
-how much fine detail the partners have around each voxel (`cyclescan.detail`). No paired data enters. CONTRIBUTING.md
-has the figures of this and of what it replaced.
+how much fine detail the partners have around each voxel (`preprocessing.detail`). No paired data enters.
+CONTRIBUTING.md has the figures of this and of what it replaced.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cyclescan import records
-from cyclescan.command import progress
-from cyclescan.detail import EVERY, WINDOWS, energies, thinned
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder, replacing, sha256, write_json
-from cyclescan.volume import spacing_of
+from cyclescan.common.command import progress
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, replacing, sha256, write_json
+from cyclescan.preprocessing.detail import EVERY, WINDOWS, energies, thinned
+from cyclescan.scans.volume import spacing_of
 from data_prep.parallel import processes
 
 if TYPE_CHECKING:

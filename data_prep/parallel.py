@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 
 @contextlib.contextmanager

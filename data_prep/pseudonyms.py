@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder
 
 KEY_VARIABLE = "CYCLESCAN_KEY_FILE"
 DEFAULT_KEY_FILE = "~/.cyclescan/pseudonym.key"

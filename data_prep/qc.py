@@ -1,8 +1,8 @@
 """Quality control of a data set: every scan beside the limits of its cohort, outliers first, in one HTML page.
 
-`build` measures each scan (`cyclescan.guard`) and leaves the measures in dataset.json, beside what else it says of the
-scan. The page is made from them and from the records, so it needs neither the scans nor the key of the pseudonyms. What
-it finds is left out by `build --exclude`.
+`build` measures each scan (`preprocessing.guard`) and leaves the measures in dataset.json, beside what else it says of
+the scan. The page is made from them and from the records, so it needs neither the scans nor the key of the pseudonyms.
+What it finds is left out by `build --exclude`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import __version__, guard, page, records
-from cyclescan.errors import InputError
-from cyclescan.files import write_text
-from cyclescan.volume import plane, spacing_of
+from cyclescan import __version__, records
+from cyclescan.common import page
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import write_text
+from cyclescan.preprocessing import guard
+from cyclescan.scans.volume import plane, spacing_of
 from data_prep.splits import DOMAINS
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from cyclescan import acquisition, volume
-from cyclescan.dicom import convert, rules, series
-from cyclescan.errors import InputError
-from cyclescan.files import walk
-from cyclescan.volume import Volume
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import walk
+from cyclescan.scans import acquisition, volume
+from cyclescan.scans.dicom import convert, rules, series
+from cyclescan.scans.volume import Volume
 from data_prep import metaimage, tables
 from data_prep.splits import SPLITS
 

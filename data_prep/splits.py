@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cyclescan.errors import InputError
-from cyclescan.files import write_text
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import write_text
 from data_prep import tables
 
 SPLITS = ("train", "val", "test")

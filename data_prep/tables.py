@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 

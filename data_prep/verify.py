@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import records
-from cyclescan.command import DONE, progress
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, sha256
-from cyclescan.volume import spacing_of
+from cyclescan.common.command import DONE, progress
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, sha256
+from cyclescan.scans.volume import spacing_of
 from data_prep import pseudonyms, workspace
 from data_prep.splits import DOMAINS, SPLITS
 from data_prep.workspace import PAIRS

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import cyclescan
 from cyclescan import records
-from cyclescan.errors import InputError
-from cyclescan.files import alone_in, make_folder, read_json, recover, replacing, write_json
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import alone_in, make_folder, read_json, recover, replacing, write_json
 from data_prep import pseudonyms
 from data_prep.splits import DOMAINS, SPLITS
 

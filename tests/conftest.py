@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan import detail, records
-from cyclescan.files import sha256, write_json
+from cyclescan import records
+from cyclescan.common.files import sha256, write_json
+from cyclescan.preprocessing import detail
 
 SHAPE = (8, 16, 16)
 SPACING_MM = (3.0, 2.0, 2.0)

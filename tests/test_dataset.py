@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cyclescan import dataset, records
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from tests.conftest import SHAPE, record, scan
 
 

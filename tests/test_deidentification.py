@@ -25,7 +25,7 @@ from cyclescan import export, records, report, train, translate
 from data_prep.__main__ import main as data_prep
 from data_prep.phantom import make_subject
 from tests.conftest import SETTINGS
-from tests.dicom import dicom_files
+from tests.scans.dicom import dicom_files
 
 SUBJECTS = 8
 # what stands in the paths of the scans: folders, file names, subjects of a table

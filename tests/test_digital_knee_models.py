@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclescan import pretrained, translate
-from cyclescan import volume as volumes
+from cyclescan import translate
+from cyclescan.artifacts import shipped
 from cyclescan.evaluation import metrics
-from cyclescan.volume import Volume
+from cyclescan.scans import volume as volumes
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
 
 MODELS = Path(__file__).parent.parent / "saved_models"
@@ -27,7 +28,7 @@ def knee():
 
 
 def test_they_are_small():
-    assert set(EXPECTED) <= set(pretrained.names())
+    assert set(EXPECTED) <= set(shipped.names())
     files = [path for name in EXPECTED for path in (MODELS / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25e6
 

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from cyclescan import evaluate, volume
+from cyclescan import evaluate
+from cyclescan.common.files import read_json
 from cyclescan.evaluation import histograms, metrics
-from cyclescan.files import read_json
-from cyclescan.volume import Volume
+from cyclescan.scans import volume
+from cyclescan.scans.volume import Volume
 from tests.conftest import scan
 
 AFFINE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cyclescan import export
-from cyclescan.files import read_json
+from cyclescan.common.files import read_json
 from tests.inference import tiny
 
 

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cyclescan import records, volume
-from cyclescan.errors import InputError
-from cyclescan.files import sha256
+from cyclescan import records
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import sha256
+from cyclescan.scans import volume
 from data_prep.verify import verify
 from tests.conftest import write_records
 from tests.data_prep.scan_files import AFFINE, voxels

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from cyclescan import detail, losses
+from cyclescan import losses
+from cyclescan.preprocessing import detail
 
 
 def volume(seed=0, shape=(1, 6, 7, 8, 1)):

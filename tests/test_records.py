@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from cyclescan import records
-from cyclescan.detail import on_all_voxels
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
+from cyclescan.preprocessing.detail import on_all_voxels
 from tests.data_prep.scan_files import AFFINE
 
 

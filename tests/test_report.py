@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclescan import NOTICE, report, volume
-from cyclescan.errors import InputError
-from cyclescan.evaluation import figures
+from cyclescan import NOTICE, report
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_json
 from cyclescan.evaluation.paired import Case, evaluate_on_records
-from cyclescan.files import read_json, write_json
+from cyclescan.reporting import figures
+from cyclescan.scans import volume
 from tests import conftest
 from tests.inference import tiny
 

@@ -13,10 +13,12 @@ import nilearn
 import numpy as np
 import pytest
 
-from cyclescan import NOTICE, __version__, guard, preprocessing, translate, volume
-from cyclescan.files import read_json, sha256
+from cyclescan import NOTICE, __version__, preprocessing, translate
+from cyclescan.common.files import read_json, sha256
 from cyclescan.inference.translator import Translator
-from cyclescan.volume import Volume
+from cyclescan.preprocessing import guard
+from cyclescan.scans import volume
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
 from tests.data_prep.scan_files import save_forms
 from tests.inference import tiny

@@ -11,13 +11,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from cyclescan import NOTICE, translate, volume
-from cyclescan.dicom import convert, series
-from cyclescan.files import read_json
+from cyclescan import NOTICE, translate
+from cyclescan.common.files import read_json
 from cyclescan.inference.translator import Translator
-from cyclescan.volume import Volume
-from tests.dicom.dicom_files import knee, multi_frame, same_voxels, save, slices, write_knee
+from cyclescan.scans import volume
+from cyclescan.scans.dicom import convert, series
+from cyclescan.scans.volume import Volume
 from tests.inference import tiny
+from tests.scans.dicom.dicom_files import knee, multi_frame, same_voxels, save, slices, write_knee
 
 SECRETS = ["Doe", "knee-1", "19700101", "20240102", "ACC4711", "House", "General Hospital", "MR7"]
 

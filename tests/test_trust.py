@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from cyclescan.training import checkpoints
+from cyclescan.artifacts import runs
 from tests.inference import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def test_the_search_finds_what_it_looks_for(source):
 
 def test_a_checkpoint_holds_plain_tensors(tmp_path):
     run = tiny.write_run(tmp_path / "run")
-    folder = checkpoints.find(run)
+    folder = runs.find(run)
     files = {path.name for path in folder.iterdir()}
     assert files == {"checkpoint.json", "state.index", "state.data-00000-of-00001"}
     kinds = tf.train.load_checkpoint(str(folder / "state")).get_variable_to_dtype_map()

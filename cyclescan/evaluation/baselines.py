@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 POOL = 16  # training volumes of the target domain whose intensities are pooled
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 BINS = 128
 EPSILON = 1e-6  # added to each bin's probability: an empty bin would make the divergence infinite

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from skimage import metrics as measured
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation import histograms
+from cyclescan.losses.information import MI_BINS, checked_pair, mi, nmi
 
 NAMES = ("mae", "psnr", "ssim", "ncc", "mi", "nmi", "kl_histogram")
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11  # voxels: the Gaussian cut at 3.5 sigma, as in Wang et al. 2004
-MI_BINS = 32  # few, since the estimate is too high by about (bins - 1)^2 / (2 voxels) nats
 GRID_TOLERANCE = 0.05  # of the smallest voxel edge
 
 DEFINITIONS = {
@@ -37,7 +37,7 @@ DEFINITIONS = {
 
 def mae(predicted: np.ndarray, reference: np.ndarray) -> float:
     """Mean absolute error, in the unit of the intensities."""
-    predicted, reference = _pair(predicted, reference)
+    predicted, reference = checked_pair(predicted, reference)
     return float(np.abs(predicted - reference).mean())
 
 
@@ -47,7 +47,7 @@ def psnr(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> flo
     >>> round(psnr(np.full((4, 4, 4), 0.2), np.zeros((4, 4, 4)), data_range=2.0), 6)
     20.0
     """
-    predicted, reference = _pair(predicted, reference)
+    predicted, reference = checked_pair(predicted, reference)
     with np.errstate(divide="ignore"):
         return float(measured.peak_signal_noise_ratio(reference, predicted, data_range=_range(data_range)))
 
@@ -59,7 +59,7 @@ def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> flo
     of the window, the margin left out of the mean shrinks, on every axis, to what the shortest axis allows, and the
     window is mirrored at the border.
     """
-    predicted, reference = _pair(predicted, reference)
+    predicted, reference = checked_pair(predicted, reference)
     shortest = min(reference.shape)
     return float(
         measured.structural_similarity(
@@ -76,28 +76,11 @@ def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> flo
 
 def ncc(predicted: np.ndarray, reference: np.ndarray) -> float:
     """Normalised cross-correlation (Pearson) over all voxels, -1 to 1; 0 where a volume is constant."""
-    a, b = _pair(predicted, reference)
+    a, b = checked_pair(predicted, reference)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0  # rounding of the mean would give a constant a tiny variance
     a, b = a - a.mean(), b - b.mean()
     return float(np.clip((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()), -1.0, 1.0))
-
-
-def mi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
-    """Mutual information H(A) + H(B) - H(A, B) in nats; each axis of the joint histogram spans its volume's range."""
-    predicted, reference = _pair(predicted, reference)
-    joint = np.histogram2d(predicted.ravel(), reference.ravel(), bins=bins)[0] / predicted.size
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    return max(0.0, float((joint[seen] * np.log(joint[seen] / independent[seen])).sum()))
-
-
-def nmi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
-    """Normalised mutual information (H(A) + H(B)) / H(A, B), from 1 (independent) to 2 (one determines the other)."""
-    predicted, reference = _pair(predicted, reference)
-    if np.ptp(predicted) == 0 or np.ptp(reference) == 0:
-        return 1.0  # a constant tells nothing; with two of them the ratio is 0 / 0
-    return float(measured.normalized_mutual_information(predicted, reference, bins=bins))
 
 
 def all_metrics(
@@ -116,7 +99,7 @@ def all_metrics(
     Raises:
         InputError: the shapes differ, a voxel is not finite, or the data range is not positive.
     """
-    predicted, reference = _pair(predicted, reference)
+    predicted, reference = checked_pair(predicted, reference)
     limits = histogram_range or (float(reference.min()), float(reference.max()))
     counts = [histograms.count(array, limits) for array in (reference, predicted)]
     return {
@@ -148,16 +131,6 @@ def same_grid(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> bo
     distance = np.linalg.norm(corners @ (np.asarray(affine, float) - np.asarray(other, float)).T[:, :3], axis=1).max()
     edge = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min()
     return bool(distance <= GRID_TOLERANCE * edge)
-
-
-def _pair(predicted, reference) -> tuple[np.ndarray, np.ndarray]:
-    predicted, reference = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
-    if predicted.shape != reference.shape or predicted.ndim != 3:
-        raise InputError(f"Two 3-D volumes of one shape are needed, not {predicted.shape} and {reference.shape}.")
-    for name, array in (("predicted", predicted), ("reference", reference)):
-        if not np.isfinite(array).all():
-            raise InputError(f"The {name} volume has voxels that are NaN or infinite; every voxel must be finite.")
-    return predicted, reference
 
 
 def _range(data_range: float) -> float:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import records
-from cyclescan.errors import InputError
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation import histograms
 from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
 from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
 from cyclescan.evaluation.seams import TranslatesByWindows, seam_scores
 from cyclescan.records import Record
-from cyclescan.training.checkpoints import DIRECTIONS
-from cyclescan.volume import spacing_of
+from cyclescan.scans.volume import spacing_of
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 DEFAULT_WINDOW = (32, 64, 64)  # small enough for feature maps of 16 channels to be a few MB
 DEFAULT_OVERLAP = 0.5  # raised cosines then sum to 1 without correction

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import guard, pretrained
+from cyclescan.artifacts import card as cards
+from cyclescan.artifacts import checkpoints, exported, runs, shipped
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
 from cyclescan.inference import doubt, sliding_window
-from cyclescan.preprocessing import prepare_as, restore
-from cyclescan.serving import saved_model
-from cyclescan.training import checkpoints
-from cyclescan.volume import Volume
+from cyclescan.preprocessing import guard, prepare_as, restore
+from cyclescan.scans.volume import Volume
 
 Progress = Callable[[int, int], None]
 Network = Callable[[np.ndarray, tuple[int, int, int], float, Progress | None], np.ndarray]
@@ -55,7 +55,7 @@ class Origin:
             version=str(card["version"]),
             weights=card["weights"],
             step=card["step"],
-            sha256=saved_model.identity(card["checksums"]),
+            sha256=cards.identity(card["checksums"]),
             preset=card["preset"],
             cyclescan_version=card["cyclescan_version"],
         )
@@ -116,7 +116,7 @@ class Translator:
 
         Args:
             model: a training run, a folder written by `cyclescan.export`, one version folder below it, or the name
-                of a model that comes with cyclescan, see `pretrained`.
+                of a model that comes with cyclescan, see `shipped`.
             direction: "a2b" or "b2a".
             weights: of a run: "last", "best" or a step. An exported model has one set of weights.
             window: (depth, height, width) voxels on the working grid; None for `sliding_window.DEFAULT_WINDOW`.
@@ -137,20 +137,20 @@ class Translator:
                 raise InputError(f"Doubt (--doubt) needs the way back, {direction[::-1]}, too: {error}") from error
             return translator
         path = Path(model)
-        if direction not in checkpoints.DIRECTIONS:
-            allowed = " or ".join(checkpoints.DIRECTIONS)
+        if direction not in DIRECTIONS:
+            allowed = " or ".join(DIRECTIONS)
             raise InputError(f"The direction is {direction!r}; allowed is {allowed}.")
         if not path.exists():
-            path = pretrained.find(str(model))
+            path = shipped.find(str(model))
         if (path / "config.json").exists():
             return cls._from_run(path, direction, weights, window, overlap, mirror)
-        found = saved_model.find(path, direction)
+        found = exported.find(path, direction)
         if found is None:
-            hidden = str(model) in pretrained.names()
+            hidden = str(model) in shipped.names()
             hides = ", and hides the model of this name that comes with cyclescan" if hidden else ""
             raise InputError(
                 f"{path} is neither a training run (with a config.json) nor an exported model (with a card.json or a "
-                f"{saved_model.GRAPH}){hides}."
+                f"{exported.GRAPH}){hides}."
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")
@@ -158,9 +158,9 @@ class Translator:
 
     @classmethod
     def _from_run(cls, path, direction, weights, *settings) -> Translator:
-        run = checkpoints.read_run(path)
+        run = runs.read_run(path)
         sliding_window.check_settings(*settings[:2], run.config.stride)  # before weights are read, which takes long
-        checkpoint = checkpoints.find(run, weights)
+        checkpoint = runs.find(run, weights)
         generator = checkpoints.load_generator(run, direction, weights)
         facts = read_json(checkpoint / "checkpoint.json")
         origin = Origin(
@@ -169,7 +169,7 @@ class Translator:
             version=checkpoint.name,
             weights=str(weights),
             step=facts["step"],
-            sha256=saved_model.identity(checkpoints.checksums(checkpoint)),
+            sha256=cards.identity(checkpoints.checksums(checkpoint)),
             preset=run.preset,
             cyclescan_version=run.cyclescan_version,
         )

@@ -2,10 +2,10 @@
 
 A network trained on registered volumes cannot know texture that lies elsewhere in each of them, such as that of spongy
 bone, and leaves it out. The volume to be translated has its own there. So two bands of the fine detail of the input,
-those of `cyclescan.detail`, are added to the translation, each times an amplitude that a convolution on the network's
-own features gives. Only how much there is of it is learned (`losses.texture`), and only by these convolutions: the
-translation before it, from which every other term learns, is the one that it would be without. Nothing is drawn at
-random, so the result is the same however a volume is divided into windows.
+those of `preprocessing.detail`, are added to the translation, each times an amplitude that a convolution on the
+network's own features gives. Only how much there is of it is learned (`losses.texture`), and only by these
+convolutions: the translation before it, from which every other term learns, is the one that it would be without.
+Nothing is drawn at random, so the result is the same however a volume is divided into windows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from cyclescan.detail import WINDOWS
+from cyclescan.preprocessing.detail import WINDOWS
 
 TRANSLATED = "translated"  # the layer whose result is the translation before texture is added
 NAMES = tuple(f"texture{band}" for band in range(len(WINDOWS)))

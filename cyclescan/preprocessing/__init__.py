@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import bias_field, body, geometry, intensity
-from cyclescan.volume import SIDES, Volume
+from cyclescan.scans.volume import SIDES, Volume
 
 __all__ = ["Options", "bias_field", "body", "geometry", "intensity", "prepare", "prepare_as", "restore"]
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import body
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 
 COARSE_MM = 4.0  # the field is estimated on blocks of about this size
 FEWEST = 8  # coarse voxels along an axis, where the scan has as many

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import geometry
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 
 COARSE_VOXELS = 96  # an axis of twice as many is halved first, of three times as many divided by three
 HISTOGRAM_BINS = 256

@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from cyclescan.errors import InputError
-from cyclescan.volume import CANONICAL_AXES, MAX_VOXELS, Volume, spacing_of
+from cyclescan.common.errors import InputError
+from cyclescan.scans.volume import CANONICAL_AXES, MAX_VOXELS, Volume, spacing_of
 
 SAME_SPACING = 1e-3  # relative; the difference over 500 voxels is half a voxel
 FWHM_OF_SD = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian

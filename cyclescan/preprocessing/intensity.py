@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 
 MR_SCALING = "percentile:0.5,99.5"
 CT_SCALING = "window_hu:-1000,1500"

@@ -24,13 +24,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import command, translate
+from cyclescan import translate
+from cyclescan.artifacts import exported
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common import command
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
 from cyclescan.inference.translator import Origin, Progress, Translator
-from cyclescan.serving import saved_model, tf_serving
-from cyclescan.training.checkpoints import DIRECTIONS
+from cyclescan.serving import tf_serving
 
 log = logging.getLogger(__name__)
 
@@ -312,9 +314,9 @@ class RemoteTranslator(Translator):
 def _read_card(path: Path, direction: str) -> dict:
     """The card of one direction with the checksums of its version folder, verified where the folder is given."""
     if path.is_dir():
-        found = saved_model.find(path, direction)
+        found = exported.find(path, direction)
         if found is None:
-            raise InputError(f"{path} is no exported model: it has neither a {saved_model.CARD} nor a SavedModel.")
+            raise InputError(f"{path} is no exported model: it has neither a {exported.CARD} nor a SavedModel.")
         return found[1]
     card = read_json(path)
     missing = CARD_ENTRIES - set(card)
@@ -325,7 +327,7 @@ def _read_card(path: Path, direction: str) -> dict:
     if "direction" not in card:
         folder = f"{direction}/{card['version']}/"
         own = {name.removeprefix(folder): n for name, n in card["checksums"].items() if name.startswith(folder)}
-        card["checksums"] = {name: digest for name, digest in own.items() if name != saved_model.OWN_CARD}
+        card["checksums"] = {name: digest for name, digest in own.items() if name != exported.OWN_CARD}
     return card
 
 

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.models.graph import calls
 from cyclescan.models.upsampled_conv import UpsampledConv3D
 

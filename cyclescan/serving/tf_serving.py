@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.files import write_text
+from cyclescan.common.files import write_text
 
 MODELS = "models.config"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"

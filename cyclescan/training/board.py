@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from cyclescan.training.checkpoints import Run
+from cyclescan.artifacts.runs import Run
+from cyclescan.scans.volume import plane
 from cyclescan.training.validation import Seen
-from cyclescan.volume import plane
 
 log = logging.getLogger(__name__)
 

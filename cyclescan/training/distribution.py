@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cyclescan.common.errors import InputError
 from cyclescan.config import Config
-from cyclescan.errors import InputError
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from cyclescan import records
-from cyclescan.files import replacing, sync
+from cyclescan.common.files import replacing, sync
 
 
 class Journal:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from cyclescan.common.errors import InputError
 from cyclescan.config import Config
-from cyclescan.detail import WINDOWS
-from cyclescan.errors import InputError
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.models.graph import calls, precision
 from cyclescan.models.upsampled_conv import UpsampledConv3D, merging
+from cyclescan.preprocessing.detail import WINDOWS
 from cyclescan.training import kernels
 
 FLOAT32, FLOAT16 = 4, 2

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from cyclescan.common.errors import InputError
 from cyclescan.config import Config
-from cyclescan.errors import InputError
 from cyclescan.training.memory import Need, Networks, estimate
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan import dataset, records
-from cyclescan.command import progress as progress_bar
+from cyclescan.artifacts import runs
+from cyclescan.artifacts.runs import Run
+from cyclescan.common.command import progress as progress_bar
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import alone_in, make_folder
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.files import alone_in, make_folder
 from cyclescan.training import board, checkpoints, distribution, plan, schedules, stopping, validation
-from cyclescan.training.checkpoints import Run
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.distribution import Distribution, Turn, WorkerLostError
 from cyclescan.training.health import Health
@@ -75,7 +76,7 @@ def train(
         on_checkpoint: called with the step and the networks after each checkpoint.
         resume_from: continue from the checkpoint of this step, 0 for the beginning; later ones are removed.
         keep_states: of how many checkpoints, the last ones, the whole state is kept, 0 for all; of those before, the
-            networks that translate. By default `checkpoints.KEEP_STATES`, or what the resumed run was begun with.
+            networks that translate. By default `runs.KEEP_STATES`, or what the resumed run was begun with.
         patience: stop when so many checkpoints had no better score, see `validation.stalled`; 0 for never, the default,
             since a run that is cut short never gets the small learning rate of its end, and the best checkpoint can be
             chosen without. A resumed run keeps what it was begun with.
@@ -146,7 +147,7 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     if not devices.is_chief:
         return _follow(run, devices, model, batches, stop)
     checkpoints.check_room(run, state, first, every)
-    if run != checkpoints.read_run(folder):
+    if run != runs.read_run(folder):
         run.write()
     validating, health = Validation(data, config), Health(config)
     journal = Journal(folder, first)
@@ -263,7 +264,7 @@ def _opened(devices: Distribution, chosen: Run, asked: dict, resume: bool) -> Ru
     """
 
     def begin() -> dict:
-        begun = _resumed(chosen, asked) if resume and not checkpoints.is_new(chosen.path) else _begun(chosen)
+        begun = _resumed(chosen, asked) if resume and not runs.is_new(chosen.path) else _begun(chosen)
         return dataclasses.asdict(begun) | {"path": str(begun.path)}
 
     values = devices.from_chief(begin)
@@ -303,7 +304,7 @@ def _begun(run: Run) -> Run:
 
 def _resumed(chosen: Run, asked: dict) -> Run:
     """The run in the folder of `chosen`, where that has the same settings and data, with what else was asked for."""
-    run = checkpoints.read_run(chosen.path)
+    run = runs.read_run(chosen.path)
     settings = run.config.to_dict()
     differing = [key for key, value in chosen.config.to_dict().items() if settings[key] != value]
     if differing:

@@ -27,10 +27,11 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan import records
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.artifacts.runs import Run
+from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.evaluation.metrics import nmi
-from cyclescan.files import read_json
-from cyclescan.training.checkpoints import DIRECTIONS, Run
+from cyclescan.losses.information import nmi
 
 SOURCES = 4  # so few that looking at them is a small share of the training
 TARGETS = 24

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.command import progress
-from cyclescan.errors import InputError
-from cyclescan.files import make_folder, write_text
-from cyclescan.volume import Volume, write
+from cyclescan.common.command import progress
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, write_text
+from cyclescan.scans.volume import Volume, write
 from data_prep.parallel import processes
 from data_prep.phantom import anatomy, lesions, scanner
 from data_prep.phantom.signals import CISS, DESS, Ciss, Dess

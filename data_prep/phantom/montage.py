@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.files import replacing
-from cyclescan.volume import Volume, read
+from cyclescan.common.files import replacing
+from cyclescan.scans.volume import Volume, read
 from data_prep.phantom.anatomy import NAMES
 
 CONTRASTS = ("ciss", "dess", "ct", "labels")

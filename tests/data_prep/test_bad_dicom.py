@@ -9,11 +9,11 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from cyclescan.files import read_json
+from cyclescan.common.files import read_json
 from data_prep.__main__ import main
 from data_prep.verify import verify
 from tests.data_prep.scan_files import save as save_nifti
-from tests.dicom.dicom_files import knee, multi_frame, save, slices, uid, write_knee
+from tests.scans.dicom.dicom_files import knee, multi_frame, save, slices, uid, write_knee
 
 
 @pytest.fixture(autouse=True)
@@ -397,7 +397,7 @@ def test_a_full_disk_while_converting_is_a_failed_scan(tmp_path, monkeypatch, ca
     program = tmp_path / "full"
     program.write_text("#!/bin/sh\necho 'Error: unable to write, no space left on device'\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr("cyclescan.dicom.convert._program", lambda: str(program))
+    monkeypatch.setattr("cyclescan.scans.dicom.convert._program", lambda: str(program))
     assert build(tmp_path / "a", tmp_path / "records") == 2
     assert any("dcm2niix makes no volume (Error: unable to write, no space left" in m for m in caplog.messages)
     shutil.rmtree(tmp_path / "a")

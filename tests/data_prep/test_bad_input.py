@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclescan import records, volume
-from cyclescan.files import read_json, write_json
+from cyclescan import records
+from cyclescan.common.files import read_json, write_json
+from cyclescan.scans import volume
 from data_prep.__main__ import main
 from data_prep.verify import verify
 from tests.data_prep.scan_files import BROKEN, save, save_domain, voxels
@@ -120,7 +121,7 @@ def test_no_claim_is_allocated(tmp_path):
     for kind in ("2 GB in 3 kB", "gigantic"):
         BROKEN[kind][0](tmp_path / "scan.nii.gz")
         code = (
-            "import resource, sys; from cyclescan import volume; from cyclescan.errors import InputError\n"
+            "import resource, sys; from cyclescan import volume; from cyclescan.common.errors import InputError\n"
             "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
             "try: volume.read(sys.argv[1])\nexcept InputError: sys.exit(0)\nsys.exit(1)"

@@ -10,9 +10,9 @@ import nilearn
 import numpy as np
 import pytest
 
-from cyclescan import NOTICE, records, volume
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, sha256
+from cyclescan import NOTICE, records
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, sha256
 from cyclescan.preprocessing import prepare, restore
 from data_prep import listing
 from data_prep.__main__ import main

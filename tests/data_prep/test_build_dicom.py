@@ -9,13 +9,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from cyclescan import records, volume
-from cyclescan.dicom import convert, series
+from cyclescan import records
+from cyclescan.scans import volume
+from cyclescan.scans.dicom import convert, series
 from data_prep import scans
 from data_prep.__main__ import main
 from data_prep.build import build
 from tests.data_prep.scan_files import save as save_nifti
-from tests.dicom.dicom_files import knee, save, slices, write_knee
+from tests.scans.dicom.dicom_files import knee, save, slices, write_knee
 
 ROOT = Path(__file__).parents[2]
 SECRETS = [

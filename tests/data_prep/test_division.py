@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from cyclescan import records
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, sha256, write_json
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, sha256, write_json
 from data_prep.__main__ import main
 from data_prep.build import build
 from data_prep.verify import verify

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
-from cyclescan.volume import Volume
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
+from cyclescan.scans.volume import Volume
 from data_prep import layouts, metaimage, scans
 from data_prep.__main__ import main
 from tests.data_prep.scan_files import AFFINE, save, voxels
-from tests.dicom.dicom_files import knee, same_voxels, slices, uid
-from tests.dicom.dicom_files import save as save_dicom
+from tests.scans.dicom.dicom_files import knee, same_voxels, slices, uid
+from tests.scans.dicom.dicom_files import save as save_dicom
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from cyclescan import detail, records
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, sha256, write_json
+from cyclescan import records
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, sha256, write_json
+from cyclescan.preprocessing import detail
 from data_prep import __main__ as data_prep
 from data_prep import pairing
 from data_prep.parallel import processes

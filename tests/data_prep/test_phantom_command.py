@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from data_prep import __main__ as data_prep
 from data_prep.phantom import DESCRIP, TYPES, make_subject, write_cohort
 

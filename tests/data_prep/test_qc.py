@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclescan import guard, preprocessing, records, volume
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, write_json
-from cyclescan.volume import Volume
+from cyclescan import preprocessing, records
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_json
+from cyclescan.preprocessing import guard
+from cyclescan.scans import volume
+from cyclescan.scans.volume import Volume
 from data_prep import qc
 from data_prep.__main__ import main
 from data_prep.build import build

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
 from data_prep import build as build_module
 from data_prep import graph, workspace
 from data_prep.build import build

@@ -2,10 +2,10 @@ import os
 
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from data_prep import pseudonyms, scans
 from tests.data_prep.scan_files import save
-from tests.dicom.dicom_files import write_knee
+from tests.scans.dicom.dicom_files import write_knee
 
 
 def touch(folder, *names):

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from data_prep import splits
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.exposure import match_histograms
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation.baselines import HistogramMatching, identity
 
 

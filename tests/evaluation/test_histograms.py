@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation import histograms
 
 

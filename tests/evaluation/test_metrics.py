@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation import metrics
 
 

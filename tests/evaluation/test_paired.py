@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cyclescan import records
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.evaluation import metrics as measures
 from cyclescan.evaluation.baselines import HistogramMatching
 from cyclescan.evaluation.histograms import count, kl_divergence

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.inference import sliding_window
 from cyclescan.inference.sliding_window import apply, plan_axis
 

@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.artifacts import checkpoints
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_json
 from cyclescan.export import export
-from cyclescan.files import read_json, write_json
 from cyclescan.inference.translator import Translator
-from cyclescan.training import checkpoints
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from tests.inference import tiny
 
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
@@ -111,7 +112,7 @@ def test_mixed_precision_changes_neither_the_type_nor_the_numbers(run, tmp_path)
 
 def test_an_exported_model_translates_as_its_run(run, exported):
     scan = Volume(tiny.head((15, 14, 11)), OBLIQUE)
-    for direction in checkpoints.DIRECTIONS:
+    for direction in DIRECTIONS:
         expected = Translator.load(run.path, direction).translate_volume(scan).array
         for path in (exported, exported / direction, exported / direction / "3"):
             translator = Translator.load(path, direction)

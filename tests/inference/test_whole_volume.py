@@ -7,10 +7,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclescan.config.presets import PRESETS
 from cyclescan.inference import sliding_window
 from cyclescan.inference.whole_volume import WholeVolume
 from cyclescan.models import build_generator, unet3d
-from cyclescan.presets import PRESETS
 from tests.inference.tiny import lively
 
 SMALL = {"levels": 2, "filters": 4, "max_filters": 8, "full_resolution_filters": 4}

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from cyclescan.artifacts import runs
+from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.config import Config
 from cyclescan.models import build_generator
 from cyclescan.training import checkpoints
@@ -47,13 +49,10 @@ def write_run(folder, config=CONFIG, spacing_mm=SPACING_MM, steps=(10,), a=None,
         "shape": None,
     }
     folder.mkdir(parents=True)
-    run = checkpoints.Run(folder, config, "demo", data, str(folder / "records"), 0)
+    run = runs.Run(folder, config, "demo", data, str(folder / "records"), 0)
     run.write()
     for step in steps:
-        networks = {
-            f"translator_{d}": lively(build_generator(config, d), step + i)
-            for i, d in enumerate(checkpoints.DIRECTIONS)
-        }
+        networks = {f"translator_{d}": lively(build_generator(config, d), step + i) for i, d in enumerate(DIRECTIONS)}
         facts = {"score": scores[step]} if scores else {}
         checkpoints.save(run, step, tf.train.Checkpoint(**networks), facts)
     return run

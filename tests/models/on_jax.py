@@ -20,8 +20,8 @@ NETWORKS = {
 
 def networks() -> dict:
     """By name; generators of both kinds at a small size, and a discriminator."""
+    from cyclescan.config.presets import preset
     from cyclescan.models import build_discriminator, build_generator
-    from cyclescan.presets import preset
 
     configs = {name: preset("demo").with_settings(settings) for name, settings in NETWORKS.items()}
     built = {name: build_generator(config, "b2a", name) for name, config in configs.items()}

@@ -5,12 +5,13 @@ import keras
 import numpy as np
 import pytest
 
-from cyclescan.detail import WINDOWS, mean_around
-from cyclescan.models import build_discriminator, build_generator, cost, patchgan3d, texture, unet3d, upsampled_conv
+from benchmarks import cost
+from benchmarks.cost import convolution_macs
+from cyclescan.config.presets import preset
+from cyclescan.models import build_discriminator, build_generator, patchgan3d, texture, unet3d, upsampled_conv
 from cyclescan.models.blocks import instance_norm
-from cyclescan.models.cost import convolution_macs
 from cyclescan.models.upsampled_conv import UpsampledConv3D
-from cyclescan.presets import preset
+from cyclescan.preprocessing.detail import WINDOWS, mean_around
 
 SMALL = {"levels": 2, "filters": 4, "max_filters": 8, "full_resolution_filters": 4}
 

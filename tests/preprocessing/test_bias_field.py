@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import bias_field, body
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import body, geometry
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import geometry
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from tests.data_prep.scan_files import AFFINE
 
 RAS = np.diag([1.0, 1.0, 1.0, 1.0])

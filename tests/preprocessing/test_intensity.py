@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import intensity
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import Options, body, geometry, prepare, restore
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
 from tests.preprocessing.test_geometry import field_at, oblique, sampled
 

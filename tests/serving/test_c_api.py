@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cyclescan.artifacts import checkpoints
 from cyclescan.inference.translator import Translator
-from cyclescan.training import checkpoints
-from cyclescan.volume import Volume
+from cyclescan.scans.volume import Volume
 from tests.inference import tiny
 
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])

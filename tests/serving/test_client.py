@@ -14,15 +14,15 @@ import pytest
 import tensorflow as tf
 
 from cyclescan import NOTICE, translate
-from cyclescan.errors import InputError
+from cyclescan.artifacts import checkpoints
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_json
 from cyclescan.export import export
-from cyclescan.files import read_json, write_json
 from cyclescan.inference.translator import Translator
-from cyclescan.serving import client, saved_model
+from cyclescan.scans.volume import Volume
+from cyclescan.serving import client
 from cyclescan.serving.client import GrpcClient, RemoteTranslator, RestClient
-from cyclescan.training import checkpoints
-from cyclescan.training.checkpoints import DIRECTIONS
-from cyclescan.volume import Volume
 from tests.inference import tiny
 from tests.serving.prediction_service import ModelServer
 
@@ -301,7 +301,7 @@ def test_what_the_command_refuses(exported, server, scan, tmp_path, capsys, monk
     write_json(tmp_path / "facts.json", {"version": 1})
     given = {
         "CARD": exported / "card.json",
-        "OTHER": exported / "b2a" / "1" / saved_model.OWN_CARD,
+        "OTHER": exported / "b2a" / "1" / exported.OWN_CARD,
         "EMPTY": tmp_path / "empty",
         "FACTS": tmp_path / "facts.json",
         "SCAN": scan,

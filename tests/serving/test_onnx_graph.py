@@ -11,12 +11,12 @@ import pytest
 from keras import layers
 
 from cyclescan import NOTICE
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
+from cyclescan.artifacts import checkpoints
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
+from cyclescan.config.presets import PRESETS
 from cyclescan.models import build_generator, unet3d
-from cyclescan.presets import PRESETS
 from cyclescan.serving import onnx_graph
-from cyclescan.training import checkpoints
 from tests.inference import tiny
 
 SHAPES = [(1, 8, 16, 24), (3, 4, 4, 4), (2, 12, 8, 20)]

@@ -9,9 +9,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from cyclescan.files import read_json
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.files import read_json
 from cyclescan.serving import tf_serving
-from cyclescan.training.checkpoints import DIRECTIONS
 from tests.serving.prediction_service import ModelServer
 
 

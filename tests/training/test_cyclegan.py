@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.plain import PlainCycleGAN
-from cyclescan import detail, losses
+from cyclescan import losses
 from cyclescan.config import Config
 from cyclescan.models import texture
+from cyclescan.preprocessing import detail
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.image_pool import ImagePool
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cyclescan.artifacts import runs
+from cyclescan.common.errors import InputError
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.training import checkpoints, distribution, trainer
+from cyclescan.training import distribution, trainer
 from tests.conftest import SETTINGS
 
 WITHOUT_WARMUP = [*SETTINGS, "lambda_pair=0", "lambda_detail=0", "texture=none", "warmup=0"]
@@ -142,7 +143,7 @@ class Workers:
 
 def last_state(run):
     """Every variable of the last checkpoint."""
-    path = checkpoints.find(checkpoints.read_run(run)) / "state"
+    path = runs.find(runs.read_run(run)) / "state"
     reader = tf.train.load_checkpoint(str(path))
     return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in key}
 
@@ -152,7 +153,7 @@ def test_two_workers_do_what_one_does(tiny_records, tmp_path):
     workers = Workers(tiny_records, tmp_path / "two", *settings, steps=6, every=3)
     workers.start()
     assert [code for code, _ in workers.end()] == [0, 0]
-    begun = checkpoints.read_run(tmp_path / "two").config
+    begun = runs.read_run(tmp_path / "two").config
     one = trainer.train(tiny_records, tmp_path / "one", begun, checkpoint_every=3)
     mine, theirs = last_state(tmp_path / "two"), last_state(one.path)
     assert mine.keys() == theirs.keys() and len(mine) > 100

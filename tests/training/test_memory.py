@@ -5,8 +5,8 @@ import gc
 import pytest
 import tensorflow as tf
 
-from cyclescan.errors import InputError
-from cyclescan.presets import preset
+from cyclescan.common.errors import InputError
+from cyclescan.config.presets import preset
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.memory import Networks, estimate
 from tests.conftest import SETTINGS

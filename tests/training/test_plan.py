@@ -6,8 +6,8 @@ import re
 import pytest
 
 from cyclescan import train
-from cyclescan.errors import InputError
-from cyclescan.presets import preset
+from cyclescan.common.errors import InputError
+from cyclescan.config.presets import preset
 from cyclescan.training import plan
 from cyclescan.training.memory import Networks, estimate
 from tests.conftest import SETTINGS

@@ -23,9 +23,11 @@ import tensorflow as tf
 
 from cyclescan import records
 from cyclescan import train as train_command
+from cyclescan.artifacts import checkpoints as stored
+from cyclescan.artifacts import runs
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json, write_json
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.files import read_json, write_json
 from cyclescan.inference.translator import Translator
 from cyclescan.training import checkpoints, journal, stopping, trainer, validation
 from tests.conftest import SETTINGS, scan, write_records
@@ -82,7 +84,7 @@ def events(run):
 
 def assert_same_run(expected, got, every=EVERY):
     """Both ended alike: the last state bit for bit, the losses of every row, each event once, scores, translations."""
-    assert_equal_states(checkpoints.find(expected), checkpoints.find(got))
+    assert_equal_states(runs.find(expected), runs.find(got))
     assert history(got) == history(expected)
     assert events(got) == events(expected)
     scores = [
@@ -127,7 +129,7 @@ def whole(tiny_records, tmp_path_factory, plainly):
 @pytest.fixture
 def copy(whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "run")
-    return checkpoints.read_run(tmp_path / "run")
+    return runs.read_run(tmp_path / "run")
 
 
 def arguments(data, run, config=CONFIG, every=EVERY):
@@ -165,7 +167,7 @@ def test_killed_the_run_ends_as_if_nothing_had_happened(tiny_records, tmp_path):
     """Killed inside its first save and while it trains: real processes, then the rest of the steps."""
     config = CONFIG.with_settings(["warmup=0", "steps=12"])  # one kind of step, whose tracing takes seconds
     whole = train(tiny_records, tmp_path / "whole", config=config)
-    assert any("dynamic_scale" in name for name in variables(checkpoints.find(whole)))
+    assert any("dynamic_scale" in name for name in variables(runs.find(whole)))
     folder = tmp_path / "run"
     common = arguments(tiny_records, folder, config)
     with started(*common, code=KILL_AFTER_WRITING) as process:
@@ -227,7 +229,7 @@ def test_twenty_kills(tmp_path, tiny_records):
         text = process.communicate(timeout=1200)[1]
         assert process.returncode == 0, text
     whole = trainer.train(tiny_records, tmp_path / "whole", config, "demo", 0, checkpoint_every=10)
-    assert_same_run(whole, checkpoints.read_run(run), 10)
+    assert_same_run(whole, runs.read_run(run), 10)
 
 
 class StopError(Exception):
@@ -278,8 +280,8 @@ def test_a_signal_saves_the_step_in_hand(tiny_records, tmp_path, whole, monkeypa
         assert train_command.main([*common, "--resume"]) == 0
     assert len(taken) == 24
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert_same_run(whole, checkpoints.read_run(folder))
-    assert sorted(checkpoints.read_run(folder).checkpoints) == [4, 8, 12, 16, 20, 24]  # the one at 6 went
+    assert_same_run(whole, runs.read_run(folder))
+    assert sorted(runs.read_run(folder).checkpoints) == [4, 8, 12, 16, 20, 24]  # the one at 6 went
 
 
 def test_a_second_interrupt_is_obeyed_at_once():
@@ -350,7 +352,7 @@ def damage(path, kind):
     ],
 )
 def test_a_damaged_checkpoint_is_named_with_the_last_good_one(copy, kind, sentence):
-    damage(checkpoints.find(copy), kind)
+    damage(runs.find(copy), kind)
     damage(copy.checkpoints[20], "altered")
     with pytest.raises(InputError) as caught:
         checkpoints.resume(copy, None)
@@ -360,11 +362,11 @@ def test_a_damaged_checkpoint_is_named_with_the_last_good_one(copy, kind, senten
     )
     assert sorted(copy.checkpoints) == [4, 8, 12, 16, 20, 24]  # nothing was touched
     with pytest.raises(InputError, match=r"The last good checkpoint is step 16: --weights 16\."):
-        checkpoints.load_generator(copy, "a2b")
+        stored.load_generator(copy, "a2b")
 
 
 def test_resume_from_goes_back_exactly(copy, whole, tiny_records, capsys):
-    damage(checkpoints.find(copy), "truncated")
+    damage(runs.find(copy), "truncated")
     common = arguments(tiny_records, copy.path)
     assert train_command.main([*common, "--resume"]) == 2
     text = capsys.readouterr().err
@@ -395,21 +397,21 @@ def test_old_checkpoints_keep_the_networks_that_translate(tiny_records, tmp_path
     def look(step, model):
         path = tmp_path / "run" / "checkpoints" / f"step-{step:08d}"
         size = sum(p.stat().st_size for p in path.iterdir())
-        before[step] = (model.translators["b2a"].get_weights(), size, checkpoints.checksums(path))
+        before[step] = (model.translators["b2a"].get_weights(), size, stored.checksums(path))
 
     run = train(tiny_records, tmp_path / "run", keep_states=2, on_checkpoint=look, config=CONFIG)
     whole_ones = [s for s, p in run.checkpoints.items() if read_json(p / "checkpoint.json").get("whole", True)]
     assert whole_ones == [20, 24]
-    assert checkpoints.read_run(run.path).keep_states == 2
+    assert runs.read_run(run.path).keep_states == 2
     for step, (weights, size, checksums) in before.items():
         path = run.checkpoints[step]
-        for expected, got in zip(weights, checkpoints.load_generator(run, "b2a", step).get_weights(), strict=True):
+        for expected, got in zip(weights, stored.load_generator(run, "b2a", step).get_weights(), strict=True):
             np.testing.assert_array_equal(expected, got)
         if step not in whole_ones:
             assert sum(p.stat().st_size for p in path.iterdir()) < 0.4 * size
-        assert checkpoints.checksums(path) == checksums
+        assert stored.checksums(path) == checksums
     scores = {s: read_json(p / "checkpoint.json")["score"] for s, p in run.checkpoints.items()}
-    assert checkpoints.find(run, "best") == run.checkpoints[min(scores, key=scores.get)]
+    assert runs.find(run, "best") == run.checkpoints[min(scores, key=scores.get)]
 
 
 def test_a_folder_moved_aside_by_a_killed_process_comes_back(copy):
@@ -450,7 +452,7 @@ def test_minutes_and_other_options_are_kept(tiny_records, tmp_path, monkeypatch,
     fraction, seen = trainer._fraction, []
     monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or fraction(*given))
     trainer.train(tiny_records, run, config, resume=True)
-    facts = {s: read_json(p / "checkpoint.json") for s, p in checkpoints.read_run(run).checkpoints.items()}
+    facts = {s: read_json(p / "checkpoint.json") for s, p in runs.read_run(run).checkpoints.items()}
     assert {minutes for *_, minutes in seen} == {0.5}
     assert list(facts)[:3] == [2, 4, 6]  # every second step, as it was begun
     assert 0 < facts[2]["seconds"] <= seen[0][2] <= facts[2]["seconds"] + 2
@@ -518,23 +520,23 @@ def test_settings_of_another_version(copy):
     values = read_json(copy.path / "config.json")
     del values["config"]["average_decay"], values["fingerprint"], values["keep_states"]
     write_json(copy.path / "config.json", values)
-    run = checkpoints.read_run(copy.path)
-    assert (run.config.average_decay, run.fingerprint, run.keep_states) == (0.0, "", checkpoints.KEEP_STATES)
-    facts = read_json(checkpoints.find(copy) / "checkpoint.json")
+    run = runs.read_run(copy.path)
+    assert (run.config.average_decay, run.fingerprint, run.keep_states) == (0.0, "", runs.KEEP_STATES)
+    facts = read_json(runs.find(copy) / "checkpoint.json")
     del facts["config"]["beta_1"]
-    write_json(checkpoints.find(copy) / "checkpoint.json", facts)
-    assert checkpoints.last_good(copy) == 24
+    write_json(runs.find(copy) / "checkpoint.json", facts)
+    assert stored.last_good(copy) == 24
     change(copy.path / "config.json", config={**copy.config.to_dict(), "magic": 1}, cyclescan_version="9.9")
     with pytest.raises(InputError, match=r"config.json has the setting 'magic'.*written by cyclescan 9\.9"):
-        checkpoints.read_run(copy.path)
+        runs.read_run(copy.path)
     (copy.path / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config\.json is damaged"):
-        checkpoints.read_run(copy.path)
+        runs.read_run(copy.path)
 
 
 def test_a_state_that_does_not_fit_is_one_sentence(copy):
     """As a version with other variables would find it."""
-    change(checkpoints.find(copy) / "checkpoint.json", versions={"cyclescan": "0.0.9"})
+    change(runs.find(copy) / "checkpoint.json", versions={"cyclescan": "0.0.9"})
     state = tf.train.Checkpoint(step=tf.Variable(0, dtype=tf.int64), more=tf.Variable(1.0))
     with pytest.raises(InputError, match=r"does not hold the whole state .* saved with cyclescan 0\.0\.9"):
         checkpoints.resume(copy, state)
@@ -573,11 +575,11 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tiny_records, tmp_path, w
     assert "File too large" in text or "No space left on device" in text
     assert ". A checkpoint needs 21" in text
     assert text.endswith("are free; the last good checkpoint is step 8. Make room and continue with --resume.")
-    run = checkpoints.read_run(folder)
+    run = runs.read_run(folder)
     assert sorted(run.checkpoints) == [4, 8]
     assert not list((folder / "checkpoints").glob(".*"))
     resumed = train(tiny_records, folder, resume=True)
-    assert_equal_states(checkpoints.find(whole), checkpoints.find(resumed))
+    assert_equal_states(runs.find(whole), runs.find(resumed))
     assert history(resumed) == history(whole)
     assert [e for e in events(resumed) if e[1] != "padding"] == events(whole)
 
@@ -594,7 +596,7 @@ def test_events_that_a_full_disk_did_not_take_are_noticed(tmp_path):
 
 def test_disk_use_is_said_before_the_run_begins(tiny_records, tmp_path, whole, monkeypatch, caplog):
     usage = shutil.disk_usage(tmp_path)
-    data = checkpoints.find(whole) / "state.data-00000-of-00001"
+    data = runs.find(whole) / "state.data-00000-of-00001"
     with caplog.at_level("INFO"):
         state = trainer.CycleGAN(CONFIG, 0).state()
         size = checkpoints.size(state)

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from cyclescan import records
 from cyclescan import train as train_command
+from cyclescan.artifacts import checkpoints as stored
+from cyclescan.artifacts import runs
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.errors import InputError
-from cyclescan.files import read_json
 from cyclescan.training import checkpoints, schedules, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from tests.conftest import SETTINGS, write_records
@@ -24,7 +26,7 @@ CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5, textu
 
 def final_weights(run):
     """Everything that the last checkpoint holds."""
-    reader = tf.train.load_checkpoint(str(checkpoints.find(run) / "state"))
+    reader = tf.train.load_checkpoint(str(runs.find(run) / "state"))
     names = (n for n in sorted(reader.get_variable_to_shape_map()) if not n.startswith("_CHECKPOINTABLE"))
     return [reader.get_tensor(name) for name in names]
 
@@ -36,7 +38,7 @@ def whole(tiny_records, tmp_path_factory):
 
 def test_a_run_leaves_everything(whole):
     assert sorted(whole.checkpoints) == [2, 4, 6]
-    assert checkpoints.read_run(whole.path) == whole
+    assert runs.read_run(whole.path) == whole
     rows = list(csv.DictReader(open(whole.path / "history.csv", encoding="utf-8")))
     assert [int(r["step"]) for r in rows] == [6]
     assert {"pair_a2b", "cycle_aba", "texture_b2a", "adversarial_b2a", "discriminator_a", "seconds"} <= set(rows[0])
@@ -84,9 +86,9 @@ def test_the_finest_plane():
 
 
 def test_translation_gets_the_trained_generator(whole):
-    generator = checkpoints.load_generator(whole, "b2a", 4)
+    generator = stored.load_generator(whole, "b2a", 4)
     model = CycleGAN(whole.config, 5)
-    checkpoints.restore(checkpoints.find(whole, 4), model.state(), whole.config)
+    checkpoints.restore(runs.find(whole, 4), model.state(), whole.config)
     x = np.random.default_rng(0).normal(size=(1, 8, 16, 16, 1)).astype("f4")
     np.testing.assert_array_equal(generator(x), model.generators["b2a"](x))
 
@@ -106,9 +108,9 @@ def test_learning_rate_falls_linearly():
 
 def test_weights_that_do_not_exist(whole):
     with pytest.raises(InputError, match="last, best and the steps 2, 4, 6"):
-        checkpoints.find(whole, "5")
+        runs.find(whole, "5")
     with pytest.raises(InputError, match="allowed is a2b or b2a"):
-        checkpoints.load_generator(whole, "a2c")
+        stored.load_generator(whole, "a2c")
 
 
 def command(capsys, *arguments):

@@ -7,10 +7,11 @@ import pytest
 from scipy import ndimage
 
 from cyclescan import records
+from cyclescan.artifacts import runs
+from cyclescan.artifacts.runs import Run
+from cyclescan.common.files import write_json
 from cyclescan.config import Config
-from cyclescan.files import write_json
-from cyclescan.training import checkpoints, validation
-from cyclescan.training.checkpoints import Run
+from cyclescan.training import validation
 from cyclescan.training.validation import Validation
 
 SHAPE = (16, 24, 24)
@@ -224,4 +225,4 @@ def test_when_a_run_has_stalled(tmp_path, entries, settings, expected):
 def test_the_best_checkpoint_has_the_lowest_score(tmp_path):
     stalled(tmp_path, PHASE)
     run = Run(tmp_path, Config(), "", {}, "", 0)
-    assert checkpoints.find(run, "best").name == "step-00000001"
+    assert runs.find(run, "best").name == "step-00000001"

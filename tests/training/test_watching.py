@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 from cyclescan import train as train_command
+from cyclescan.artifacts import checkpoints, runs
+from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.files import read_json
-from cyclescan.training import board, checkpoints, trainer, validation
+from cyclescan.training import board, trainer, validation
 from cyclescan.training.validation import Validation
 from tests.conftest import SETTINGS
 from tests.training.test_board import events_of_trace, values, written
@@ -63,18 +65,18 @@ def test_schedule_and_speed(events):
 def test_scores_are_those_of_the_checkpoints(watched, events, tiny_records):
     facts = {step: read_json(path / "checkpoint.json") for step, path in watched.checkpoints.items()}
     assert values(events, "validation/score") == pytest.approx({s: f["score"] for s, f in facts.items()}, rel=1e-6)
-    for direction in checkpoints.DIRECTIONS:
+    for direction in DIRECTIONS:
         expected = {step: f["measures"][direction]["shared"] for step, f in facts.items()}
         assert values(events, f"validation/shared_{direction}") == pytest.approx(expected, rel=1e-6)
     assert [f["progress"] for f in facts.values()] == pytest.approx([2 / 6, 5 / 6])
     # and both are those of the networks that the checkpoint holds
-    generators = {d: checkpoints.load_generator(watched, d, 3) for d in checkpoints.DIRECTIONS}
+    generators = {d: checkpoints.load_generator(watched, d, 3) for d in DIRECTIONS}
     seen = Validation(tiny_records, CONFIG).look(generators)
     assert validation.score(seen) == pytest.approx(facts[3]["score"], rel=1e-5)
 
 
 def test_pictures_and_distributions(watched, events, tiny_records):
-    generators = {d: checkpoints.load_generator(watched, d, 6) for d in checkpoints.DIRECTIONS}
+    generators = {d: checkpoints.load_generator(watched, d, 6) for d in DIRECTIONS}
     looking = Validation(tiny_records, CONFIG)
     for direction, what in looking.look(generators).items():
         columns = [what.example[name] for name in ("source", "translated", "cycled", "partner")]
@@ -152,7 +154,7 @@ def test_a_run_ends_when_it_gets_no_better(tiny_records, tmp_path, scripted, cap
         run = trainer.train(tiny_records, tmp_path / "run", PAIRS_ONLY, resume=True)
     assert max(run.checkpoints) == 5
     assert "stopped at step 5: 2 checkpoints had no better score" in caplog.text
-    assert checkpoints.find(run, "best").name == "step-00000003"
+    assert runs.find(run, "best").name == "step-00000003"
     with caplog.at_level(logging.INFO):
         trainer.train(tiny_records, tmp_path / "run", PAIRS_ONLY, resume=True)
     assert "nothing is left to do" in caplog.text
@@ -174,5 +176,5 @@ def test_the_commands_options(tiny_records, tmp_path, capsys):
     assert train_command.main([*common, "--patience", "-1"]) == 2
     assert "--patience is -1; it must be at least 0." in capsys.readouterr().err
     assert train_command.main([*common, "--steps", "1", "--patience", "3", "--profile"]) == 0
-    assert checkpoints.read_run(tmp_path / "run").patience == 3
+    assert runs.read_run(tmp_path / "run").patience == 3
     assert events_of_trace(tmp_path / "run" / "tensorboard")[1] == {1}

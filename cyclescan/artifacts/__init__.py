@@ -1,0 +1,1 @@
+"""What training leaves behind and what reads it: directions, runs, checkpoints, cards, exported and shipped models."""

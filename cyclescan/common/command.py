@@ -1,0 +1,55 @@
+"""What every command line of the product has in common: log lines, one-sentence errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from cyclescan.common.errors import InputError
+
+DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and nothing is lost
+
+
+def run(
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    action: Callable[[argparse.Namespace], int | None],
+    program: str,
+    arguments: list[str] | None = None,
+) -> int:
+    """Parse `arguments`, call `action` and return the exit code.
+
+    `action` returns None or 0 when all is done and 1 when some items of a batch failed. An `InputError` becomes
+    one sentence on stderr and exit code 2; any other exception is a defect and is not caught.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
+    add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("absl", "tensorflow", "apache_beam", "nibabel"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        return action(parsed) or DONE
+    except InputError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by the keyboard\n")
+        return 130
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
+
+
+def progress(iterable=None, **options):
+    """A tqdm bar on stderr, silent when the output is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
