@@ -14,6 +14,7 @@ from cyclescan import NOTICE, records
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256
 from cyclescan.preprocessing import prepare, restore
+from cyclescan.scans import volume
 from data_prep import listing
 from data_prep.__main__ import main
 from data_prep.build import build
