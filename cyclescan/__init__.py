@@ -34,7 +34,7 @@ _PUBLIC = {
 # modules that scripts know under the names of earlier versions
 _MOVED = {"volume": "cyclescan.scans.volume", "presets": "cyclescan.config.presets"}
 
-__all__ = ["NOTICE", "__version__", *_PUBLIC]
+__all__ = ["NOTICE", "Config", "Translator", "Volume", "__version__", "fit", "preset", "read", "write"]
 
 
 def __getattr__(name: str):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from cyclescan.common.errors import InputError
+from cyclescan.common.quiet import quieten_tensorflow
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and nothing is lost
@@ -28,6 +29,7 @@ def run(
     parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
     add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    quieten_tensorflow()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("absl", "tensorflow", "apache_beam", "nibabel"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
