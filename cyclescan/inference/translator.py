@@ -15,7 +15,7 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
 from cyclescan.inference import doubt, sliding_window
-from cyclescan.preprocessing import guard, prepare_as, restore
+from cyclescan.preprocessing import guard, intensity, prepare_as, restore
 from cyclescan.scans.volume import Volume
 
 Progress = Callable[[int, int], None]
@@ -222,7 +222,7 @@ class Translator:
 
     @property
     def target_intensity(self) -> dict:
-        """What -1 and 1 become in the result: the intensity record of the target domain."""
+        """What the scale becomes in the result: the intensity record of the target domain."""
         return self._domain(2)["intensity"]
 
     def _domain(self, letter: int) -> dict:
@@ -298,8 +298,7 @@ class Translator:
 
     def restore_doubt(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring the result of `doubt` onto the grid of the scan, in the target's intensities; what was cropped is 0."""
-        width = self.target_intensity["high"] - self.target_intensity["low"]
-        return restore(array - 1, records, self.target_intensity | {"low": 0.0, "high": width})
+        return restore(array - 1, records, intensity.of_differences(self.target_intensity))
 
     def translate_volume(self, volume: Volume, progress: Progress | None = None) -> Volume:
         """Translate a scan of the source domain in any orientation and spacing.

@@ -43,7 +43,7 @@ class Options:
 
     def for_scaling(self, scaling: str) -> Options:
         """These options for scans that are scaled by `scaling`: Hounsfield units have no bias field."""
-        return dataclasses.replace(self, n4=self.n4 and intensity.parse(scaling)[0] == "percentile")
+        return dataclasses.replace(self, n4=self.n4 and intensity.parse(scaling)[0] != "window_hu")
 
     def to_dict(self) -> dict:
         """Plain JSON values of what differs from the default."""

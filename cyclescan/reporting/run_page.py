@@ -24,7 +24,7 @@ from cyclescan.config import Config
 from cyclescan.config.presets import PRESETS
 from cyclescan.evaluation import metrics as measures
 from cyclescan.evaluation import seams
-from cyclescan.preprocessing import Options
+from cyclescan.preprocessing import Options, intensity
 
 log = logging.getLogger(__name__)
 
@@ -289,12 +289,12 @@ def _data_facts(run: Run, info: dict | None) -> list[tuple[str, str]]:
     facts = []
     for domain in "ab":
         about = run.data["domains"][domain]
-        intensity = about["intensity"]
+        limits, top = about["intensity"], intensity.upper(about["scaling"])
         facts.append(
             (
                 f"domain {domain}",
-                f"{about['name']}; scaling {about['scaling']}; −1 and 1 of a translation become "
-                f"{intensity['low']:g} and {intensity['high']:g}",
+                f"{about['name']}; scaling {about['scaling']}; −1 and {top:g} of a translation become "
+                f"{limits['low']:g} and {limits['high']:g}",
             )
         )
     for domain in "ab":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from cyclescan.inference.whole_volume import WholeVolume
@@ -21,7 +22,7 @@ class ServedTranslator(tf.Module):
     Args:
         generator: Keras model (n, d, h, w, 1) -> the same, on [-1, 1].
         scaling: of the source domain, see `intensity.measure`.
-        target: intensity record of the target domain: "low" and "high" are what -1 and 1 become.
+        target: intensity record of the target domain.
         window: voxels of the windows (depth, height, width) that `serving_default` works in, multiples of the stride.
         max_voxels: a larger volume is refused: it would take the memory of the whole server.
     """
@@ -43,10 +44,8 @@ class ServedTranslator(tf.Module):
             volume = _checked_volume(volume, max_voxels)
             with tf.control_dependencies([_require_contrast(volume)]):
                 low, high = _measure(volume, scaling)
-            scaled = tf.clip_by_value((volume - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
-            translated = by_windows(scaled, tf.constant(window), 0.0)
-            low, high = (tf.constant(float(target[key]), tf.float32) for key in ("low", "high"))
-            return {"translated": (translated + 1.0) * ((high - low) / 2.0) + low}
+            translated = by_windows(_apply(volume, scaling, low, high), tf.constant(window), 0.0)
+            return {"translated": _invert(translated, target)}
 
         @tf.function(input_signature=specs)
         def translate_scaled(volume, window, overlap):
@@ -120,7 +119,7 @@ def _require(condition: tf.Tensor, sentence: list):
 
 
 def _measure(volume: tf.Tensor, scaling: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """`intensity.measure`: the intensities that become -1 and 1, float32 scalars."""
+    """`intensity.measure`: the two limits of the record, float32 scalars."""
     kind, first, second = intensity.parse(scaling)
     if kind == "window_hu":
         return tf.constant(first, tf.float32), tf.constant(second, tf.float32)
@@ -129,6 +128,28 @@ def _measure(volume: tf.Tensor, scaling: str) -> tuple[tf.Tensor, tf.Tensor]:
     sentence = f"The percentiles {first:g} and {second:g} of the volume are equal, it has too little contrast; both are"
     with tf.control_dependencies([_require(high > low, [sentence, low])]):
         return tf.identity(low), tf.identity(high)
+
+
+def _apply(volume: tf.Tensor, scaling: str, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """`intensity.apply`."""
+    top, width = intensity.upper(scaling), high - low
+    scaled = (volume - low) * ((1.0 + top) / width) - 1.0
+    if intensity.is_soft(scaling):
+        excess = tf.maximum(volume - high, 0.0) / width
+        rise = (1.0 - top) / np.log1p(intensity.STEEPNESS * intensity.HEADROOM)
+        scaled = tf.minimum(scaled, top) + rise * tf.math.log1p(intensity.STEEPNESS * excess)
+    return tf.clip_by_value(scaled, -1.0, 1.0)
+
+
+def _invert(scaled: tf.Tensor, record: dict) -> tf.Tensor:
+    """`intensity.invert`."""
+    low, high = (float(record[key]) for key in ("low", "high"))
+    top, width = intensity.upper(record["scaling"]), high - low
+    if not intensity.is_soft(record["scaling"]):
+        return (scaled + 1.0) * (width / 2.0) + low
+    share = tf.maximum(scaled - top, 0.0) / (1.0 - top)
+    beyond = tf.math.expm1(share * np.log1p(intensity.STEEPNESS * intensity.HEADROOM)) / intensity.STEEPNESS
+    return (tf.minimum(scaled, top) + 1.0) * (width / (1.0 + top)) + low + width * beyond
 
 
 def _percentile(voxels: tf.Tensor, percent: float) -> tf.Tensor:

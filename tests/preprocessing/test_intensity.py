@@ -52,6 +52,49 @@ def test_the_inverse_returns_what_was_inside_the_window():
     assert np.abs(intensity.invert(intensity.apply(array, record), record) - array).max() < 1e-3
 
 
+SOFT = {"step": "intensity", "scaling": "soft_percentile:0.5,99.95", "low": 100.0, "high": 1100.0}
+
+
+def test_a_soft_scale_by_hand():
+    """Linear up to its knee at 0.9; a tenth of the range further, 0.9 + 0.1 ln(1 + 13.73) / ln(1 + 1372.8) = 0.937."""
+    scaled = intensity.apply(np.array([0, 100, 600, 1100, 1200, 11100, 20000], np.float32), SOFT)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, [-1, -1, -0.05, 0.9, 0.93723, 1, 1], atol=1e-5)
+
+
+def test_a_soft_scale_has_no_kink_at_its_knee():
+    below, above = np.diff(intensity.apply(np.array([1099, 1100, 1101], np.float32), SOFT).astype(float))
+    assert below == pytest.approx(1.9e-3, rel=1e-3)
+    assert above == pytest.approx(below, rel=0.1)  # a tenth less over its first thousandth of the range
+
+
+def test_the_inverse_of_a_soft_scale_is_exact_beyond_its_knee():
+    array = np.linspace(100, 11100, 3001, dtype=np.float32).reshape(1, 1, -1)
+    back = intensity.invert(intensity.apply(array, SOFT), SOFT)
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, array, rtol=2e-4)
+    stored = np.rint(intensity.apply(array, SOFT) * 32767) / 32767  # as records hold it
+    np.testing.assert_allclose(intensity.invert(stored, SOFT), array, rtol=1e-2)
+
+
+def test_a_hot_voxel_takes_no_range_and_keeps_its_signal():
+    array = np.random.default_rng(0).uniform(0, 1000, (32, 64, 64)).astype(np.float32)
+    hot = array.copy()
+    hot[3, 4, 5] = 8000.0
+    without, record = (intensity.measure(a, intensity.UNCUT_MR_SCALING) for a in (array, hot))
+    assert record["high"] == pytest.approx(without["high"], rel=1e-3)
+    back = intensity.invert(intensity.apply(hot, record), record)
+    assert back[3, 4, 5] == pytest.approx(8000, rel=1e-4)
+    assert np.abs(back - hot)[hot > record["low"]].max() < 1
+
+
+def test_differences_have_the_unit_of_the_linear_part():
+    """Of a range of 1000 from -1 to 0.9, a difference of 0.19 is 100; from -1 to 1 it is 95."""
+    for scaling, expected in (("soft_percentile:0.5,99.95", 100), ("percentile:0.5,99.5", 95)):
+        record = intensity.of_differences({**SOFT, "scaling": scaling})
+        assert intensity.invert(np.array([0.19 - 1]), record)[0] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("scaling", "said"),
     [
@@ -61,6 +104,8 @@ def test_the_inverse_returns_what_was_inside_the_window():
         ("percentile:99,1", "is not allowed"),
         ("percentile:-1,99", "is not allowed"),
         ("percentile:1,101", "is not allowed"),
+        ("soft_percentile:1,101", "is not allowed"),
+        ("soft_percentile:1", "is not understood"),
         ("minmax:0,1", "is not allowed"),
         ("window_hu:5,5", "is not allowed"),
         ("window_hu:0,inf", "is not allowed"),

@@ -10,7 +10,7 @@ from cyclescan.serving import graph
 from cyclescan.serving.graph import ServedTranslator
 from tests.inference.tiny import lively
 
-TARGET = {"step": "intensity", "scaling": "x", "low": -3.0, "high": 5.0}
+TARGET = {"step": "intensity", "scaling": "percentile:0.5,99.5", "low": -3.0, "high": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_percentiles_are_numpys(size, percent):
     np.testing.assert_allclose(result, np.percentile(voxels, percent), rtol=1e-6)
 
 
-@pytest.mark.parametrize("scaling", ["percentile:0.5,99.5", "window_hu:-200,300"])
+@pytest.mark.parametrize("scaling", ["percentile:0.5,99.5", "window_hu:-200,300", "soft_percentile:0.5,97"])
 def test_whole_volumes(generator, scaling):
     module = ServedTranslator(generator, scaling, TARGET, (8, 12, 16), 10**6)
     for shape in [(8, 12, 16), (16, 4, 32), (4, 24, 20)]:
@@ -36,6 +36,16 @@ def test_whole_volumes(generator, scaling):
         one_piece = np.asarray(generator(scaled[None, ..., None]))[0, ..., 0]
         assert result.dtype == tf.float32
         np.testing.assert_allclose(result, intensity.invert(one_piece, TARGET), atol=1e-4 * 8)
+
+
+def test_a_soft_scale_and_its_inverse_are_those_of_numpy():
+    """Also far beyond the knee, where intensities grow exponentially with the scale."""
+    record = {"step": "intensity", "scaling": "soft_percentile:0.5,99.95", "low": 20.0, "high": 220.0}
+    values = np.array([0, 20, 120, 219, 220, 221, 260, 420, 2220, 9999], np.float32)
+    scaled = intensity.apply(values, record)
+    limits = (tf.constant(record[key]) for key in ("low", "high"))
+    np.testing.assert_allclose(graph._apply(tf.constant(values), record["scaling"], *limits), scaled, atol=2e-6)
+    np.testing.assert_allclose(graph._invert(tf.constant(scaled), record), intensity.invert(scaled, record), rtol=1e-4)
 
 
 def test_patches_are_the_network_alone(generator):
