@@ -40,7 +40,7 @@ def version() -> str:
 
 def presets() -> dict[str, dict]:
     """The settings of each preset, as plain values."""
-    from cyclescan.presets import PRESETS, preset
+    from cyclescan.config.presets import PRESETS, preset
 
     return {name: preset(name).to_dict() for name in PRESETS}
 
@@ -53,7 +53,8 @@ def records_of(shard: Path) -> list:
 
 def generator(run: Path, direction: str):
     """The Keras model with which a run translates."""
-    from cyclescan.training.checkpoints import load_generator, read_run
+    from cyclescan.artifacts.checkpoints import load_generator
+    from cyclescan.artifacts.runs import read_run
 
     return load_generator(read_run(run), direction)
 
