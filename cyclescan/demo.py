@@ -20,6 +20,7 @@ from cyclescan.config.presets import preset
 log = logging.getLogger(__name__)
 
 SHAPE = (32, 64, 64)
+WRITTEN = ("scans", "records", "run", "translated", "report.html", "saved_models", "metrics.json")
 TEST_SUBJECTS = 6
 VAL_SUBJECTS = 2
 
@@ -58,8 +59,8 @@ def demo(
     from data_prep.phantom import write_cohort
 
     out = Path(out)
-    if (out / "run").exists() or (out / "records").exists():
-        raise InputError(f"{out} holds a demo already; choose another folder with --out.")
+    if there := [name for name in WRITTEN if (out / name).exists()]:
+        raise InputError(f"{out} holds {there[0]} already, which a demo would write; choose another folder with --out.")
     if subjects < 4:
         raise InputError(f"--subjects is {subjects}; at least 4 are needed, two for each domain.")
     config = preset("demo").with_settings(settings or [])

@@ -12,13 +12,14 @@ from pathlib import Path
 from cyclescan import __version__
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import make_folder, replacing, walk, write_json
+from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, walk, write_json
 from cyclescan.evaluation import histograms, metrics
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.volume import Volume
 
 log = logging.getLogger(__name__)
 
+JSON, CSV = "metrics.json", "metrics.csv"
 GIVEN = "given with --data-range"
 FOUND = "largest minus smallest voxel of all reference volumes that have a partner on their grid"
 
@@ -57,6 +58,8 @@ def evaluate(
     given = {"predicted": predicted, "reference": reference} | ({"source": source} if source else {})
     pairs = _find_pairs({role: Path(path) for role, path in given.items()})
     out = make_folder(out)
+    refuse_foreign(out / JSON, lambda path: states(path, "cyclescan_version", "definitions"), "result of `evaluate`")
+    refuse_foreign(out / CSV, lambda path: begins_with(path, f"volume,{metrics.NAMES[0]},"), "result of `evaluate`")
     failed: dict[str, str] = {}
 
     def ended(name: str, error: InputError | None = None) -> None:
@@ -104,8 +107,8 @@ def evaluate(
     result = _result(rows, limits, reach, GIVEN if data_range else FOUND)
     result["failed"] = [{"volume": name, "reason": reason} for name, reason in sorted(failed.items())]
     result["without_prediction"] = sorted(set(pairs["reference"]) - set(pairs["predicted"]))
-    write_json(out / "metrics.json", result)
-    _write_csv(out / "metrics.csv", rows, result)
+    write_json(out / JSON, result)
+    _write_csv(out / CSV, rows, result)
     return result
 
 

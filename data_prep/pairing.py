@@ -26,16 +26,18 @@ import numpy as np
 from cyclescan import records
 from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import make_folder, replacing, sha256, write_json
+from cyclescan.common.files import make_folder, replacing, sha256, states, write_json
 from cyclescan.preprocessing.detail import EVERY, WINDOWS, energies, thinned
 from cyclescan.scans.volume import spacing_of
 from data_prep.parallel import processes
+from data_prep.workspace import PAIRS
 
 if TYPE_CHECKING:
     from data_prep.registration import Map
 
 log = logging.getLogger(__name__)
 
+FACTS = "pairs.json"
 PER_VOLUME = 24
 KNOWN = 0.25  # of the partners; where fewer reach, the mean is not taken
 SHARD_VOLUMES = 16
@@ -85,11 +87,14 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
         raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
+    pairs = folder / PAIRS
+    if pairs.exists() and not states(pairs / FACTS, "shards", "mutual_information"):
+        raise InputError(f"{pairs} exists and holds no pseudo-pairs; move it away, it would be replaced.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
     partners = _choose(entries, per_volume, seed)
     # each volume is read, aligned twice, in each round deformed and settled, its detail taken, and at last warped
     work = (5 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
-    with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(folder / "pairs") as out:
+    with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(pairs) as out:
         atlases = {}
         for domain in ("a", "b"):
             images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]]))
@@ -127,7 +132,7 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
                 "between": round(between.information, 4),
             },
         }
-        write_json(out / "pairs.json", facts)
+        write_json(out / FACTS, facts)
     return facts
 
 

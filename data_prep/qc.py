@@ -12,6 +12,7 @@ import base64
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from cyclescan import __version__, records
 from cyclescan.common import page
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import write_text
+from cyclescan.common.files import refuse_foreign, write_text
 from cyclescan.preprocessing import guard
 from cyclescan.scans.volume import plane, spacing_of
 from data_prep.splits import DOMAINS
@@ -66,6 +67,8 @@ def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The output {out} is not the name of a page; it must end in .html.")
+    refuse_foreign(out, page.is_ours, "page of cyclescan")
+    refuse_foreign(_ids_beside(out), _are_ids, "list of outliers")
     info = records.read_info(folder)
     measured = _measured(folder, info)
     domains = [_domain(folder, d, info["domains"][d], [s for s in measured if s["domain"] == d]) for d in DOMAINS]
@@ -143,6 +146,15 @@ def exclude(sources: dict[str, list], path: str | os.PathLike | None) -> list[st
         if not sources[domain]:
             raise InputError(f"{path} leaves no scan of domain {domain}; all {len(each)} are excluded.")
     return ids
+
+
+def _are_ids(path: Path) -> bool:
+    """Whether a file is a list as `write` leaves it beside a page."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return False
+    return all(re.match(r"s[0-9a-f]{12}-[0-9a-f]{6}  # ", line) for line in lines)
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,10 @@ PAIRS = "pairs"
 FOLDERS = (*SPLITS, PAIRS)
 PARTIAL = ".partial"
 SHARD, FACTS = ".tfrecord", ".json"
+# what builds leave in the working folder, also those that were killed; and what systems put into any folder
+WORK = re.compile(
+    r"[0-9a-f]{32}\.(tfrecord|json)|counter|outcomes\.tmp|\.[0-9a-f]{8}\.(tmp|old)\..+|\.DS_Store|\.nfs.*"
+)
 
 
 @contextlib.contextmanager
@@ -45,7 +50,14 @@ def opened(out: Path) -> Iterator[Path]:
     Raises:
         InputError: another process builds the same data set, or the folder cannot be written.
     """
-    folder = make_folder(out.with_name(out.name + PARTIAL))
+    folder = out.with_name(out.name + PARTIAL)
+    foreign = sorted(path.name for path in folder.iterdir() if not WORK.fullmatch(path.name)) if folder.is_dir() else []
+    if foreign:
+        raise InputError(
+            f"{folder}, where {out} would be prepared, holds {foreign[0]}, which no build made; move it away, or give "
+            "another --out."
+        )
+    make_folder(folder)
     with alone_in(folder, f"Another run is building {out}; wait for it, or give another --out."):
         for path in folder.glob(".*"):  # a run that was killed while it wrote
             path.unlink()

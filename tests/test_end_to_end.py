@@ -126,7 +126,7 @@ def test_demo(tmp_path):
         assert (out / name).exists()
     assert "CISS to DESS" in done.stdout
     assert "histogram matching" in done.stdout
-    assert "holds a demo already" in call("cyclescan.demo", "--out", out, expected=2).stderr
+    assert "holds scans already, which a demo would write" in call("cyclescan.demo", "--out", out, expected=2).stderr
 
 
 @pytest.mark.slow

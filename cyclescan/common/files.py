@@ -13,12 +13,47 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
 
 log = logging.getLogger(__name__)
+
+
+def refuse_foreign(path: str | os.PathLike, is_ours: Callable[[Path], bool], what: str) -> None:
+    """The one rule of every writer: what stands at its output may be replaced when it is the writer's own, else not.
+
+    Its own it is when its content says so, as `is_ours` tells, or when it is empty. To be asked before any work begins.
+
+    Args:
+        path: what would be replaced.
+        is_ours: of an existing file, whether this writer made it.
+        what: "page of `report`" and the like, for the sentence.
+
+    Raises:
+        InputError: the path is a folder, or a file that is not the writer's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"The output {path} is a folder, where a {what} would be written; choose another name.")
+    if path.exists() and path.stat().st_size > 0 and not is_ours(path):
+        raise InputError(f"The output {path} exists and is no {what}, so it is not replaced; choose another place.")
+
+
+def begins_with(path: str | os.PathLike, text: str) -> bool:
+    """Whether a file begins with this text; so a table is known by its columns."""
+    with open(path, "rb") as stream:
+        return stream.read(len(text.encode())) == text.encode()
+
+
+def states(path: str | os.PathLike, *keys: str) -> bool:
+    """Whether a file is a JSON object with these keys; so a file of facts is known by what it states."""
+    try:
+        value = read_json(path)
+    except InputError:
+        return False
+    return isinstance(value, dict) and set(keys) <= set(value)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.runs import Run
 from cyclescan.common import page
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import read_json, write_text
+from cyclescan.common.files import read_json, refuse_foreign, write_text
 from cyclescan.config import Config
 from cyclescan.config.presets import PRESETS
 from cyclescan.evaluation import metrics as measures
@@ -71,6 +71,9 @@ def write(
     out = run.path / "report.html" if out is None else Path(out)
     if out.is_dir():
         raise InputError(f"The output {out} is a folder; give the name of the page, such as {out / 'report.html'}.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The output {out} is not the name of a page; it must end in .html.")
+    refuse_foreign(out, page.is_ours, "page of cyclescan")
     notes, info = [], None
     if records is None:
         notes.append("The training data were not at hand: this page has no measures and no pictures.")

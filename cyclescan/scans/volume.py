@@ -130,15 +130,15 @@ def stem(path: str | os.PathLike) -> str:
 
 def is_doubt_map(path: str | os.PathLike) -> bool:
     """Whether name and header of a NIfTI file say that it is the map of doubt of a translation."""
-    return stem(path).endswith(DOUBT) and _descrip_of(path) == synthetic_descrip(DOUBT_MAP)
+    return stem(path).endswith(DOUBT) and descrip_of(path) == synthetic_descrip(DOUBT_MAP)
 
 
 def is_synthetic(path: str | os.PathLike) -> bool:
     """Whether the header of a NIfTI file says that it is a synthetic image, as `synthetic_descrip` has it."""
-    return _descrip_of(path).startswith(NOTICE.split(",")[0])
+    return descrip_of(path).startswith(NOTICE.split(",")[0])
 
 
-def _descrip_of(path: str | os.PathLike) -> str:
+def descrip_of(path: str | os.PathLike) -> str:
     """What stands in a file's header; "" where it has none."""
     try:
         with _opened(Path(path)) as image:

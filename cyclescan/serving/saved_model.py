@@ -7,6 +7,7 @@ the user to change and not checked.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from pathlib import Path
 
 from cyclescan.artifacts import card as cards
@@ -15,7 +16,7 @@ from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.exported import CARD, GRAPH, OWN_CARD, files_of, versions
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import make_folder, replacing, sha256, write_json
+from cyclescan.common.files import make_folder, read_json, refuse_foreign, replacing, sha256, states, write_json
 from cyclescan.inference import sliding_window
 from cyclescan.serving import tf_serving
 
@@ -53,6 +54,7 @@ def write(
     out = Path(out)
     window, _ = sliding_window.check_settings(window, None, run.config.stride)
     version = _next_version(out, version)
+    _refuse_foreign(out, version, onnx)
     card = cards.describe(run, runs.find(run, weights), version, weights, window, max_voxels)
     with contextlib.ExitStack() as renames:
         make_folder(out)
@@ -66,7 +68,7 @@ def write(
             own[OWN_CARD] = sha256(folder / OWN_CARD)
             card["checksums"] |= {f"{direction}/{version}/{name}": digest for name, digest in own.items()}
             if onnx:
-                file = f"onnx/{direction}-{version}.onnx"
+                file = _onnx_name(direction, version)
                 temporary = renames.enter_context(replacing(out / file))
                 _save_onnx(run, direction, weights, card, temporary)
                 card["checksums"][file] = sha256(temporary)
@@ -74,6 +76,23 @@ def write(
     card["checksums"][tf_serving.MODELS] = sha256(out / tf_serving.MODELS)
     write_json(out / CARD, card)
     return out
+
+
+def _refuse_foreign(out: Path, version: int, onnx: bool) -> None:
+    """Refuse a model folder in which something would be replaced that `write` did not make."""
+    refuse_foreign(out / CARD, lambda path: states(path, "notice", "checksums"), "card of a model")
+    known = read_json(out / CARD)["checksums"] if (out / CARD).is_file() else {}
+
+    lists = (known.get(tf_serving.MODELS), hashlib.sha256(tf_serving.MODELS_TEXT.encode()).hexdigest())
+    refuse_foreign(out / tf_serving.MODELS, lambda path: sha256(path) in lists, "list of models of `export`")
+    for direction in DIRECTIONS:
+        for new in (out / direction / str(version), out / _onnx_name(direction, version))[: 1 + onnx]:
+            if new.exists():
+                raise InputError(f"{new} exists and is no exported model; choose another --out or --version.")
+
+
+def _onnx_name(direction: str, version: int) -> str:
+    return f"onnx/{direction}-{version}.onnx"
 
 
 def _next_version(out: Path, version: int | None) -> int:

@@ -18,6 +18,8 @@ import tensorflow as tf
 from cyclescan import records
 from cyclescan.common.files import replacing, sync
 
+HISTORY, EVENTS = "history.csv", "tensorboard"  # in the folder of a run
+
 
 class Journal:
     """The two of one run.
@@ -28,8 +30,8 @@ class Journal:
     """
 
     def __init__(self, run: Path, step: int):
-        self._history = run / "history.csv"
-        self._events = run / "tensorboard"
+        self._history = run / HISTORY
+        self._events = run / EVENTS
         self._earlier: set[Path] = set()
         self._end = 0
         _trim_history(self._history, step)

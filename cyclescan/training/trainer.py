@@ -27,7 +27,7 @@ from cyclescan.training import board, checkpoints, distribution, plan, schedules
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.distribution import Distribution, Turn, WorkerLostError
 from cyclescan.training.health import Health
-from cyclescan.training.journal import Journal
+from cyclescan.training.journal import EVENTS, HISTORY, Journal
 from cyclescan.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -297,6 +297,9 @@ def _begun(run: Run) -> Run:
         raise InputError(
             f"{run.path} holds the checkpoints of a run that has lost its config.json; choose another folder."
         )
+    for name in (HISTORY, EVENTS):
+        if (run.path / name).exists():  # a run would write into it, and take out what is not its own
+            raise InputError(f"{run.path} holds {name} and no run; choose another folder.")
     make_folder(run.path)
     run.write()
     return run

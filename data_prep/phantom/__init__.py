@@ -15,8 +15,8 @@ import numpy as np
 
 from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import make_folder, write_text
-from cyclescan.scans.volume import Volume, write
+from cyclescan.common.files import begins_with, make_folder, refuse_foreign, write_text
+from cyclescan.scans.volume import Volume, descrip_of, write
 from data_prep.parallel import processes
 from data_prep.phantom import anatomy, lesions, scanner
 from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
@@ -24,6 +24,7 @@ from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
 FIELD_OF_VIEW_MM = (96.0, 140.0, 140.0)
 SHAPE = (64, 128, 128)
 SMALLEST, LARGEST = 8, 1024  # voxels along an axis
+PARTICIPANTS, TABLE = "participants.tsv", "table of digital knees"
 DESCRIP = "cyclescan digital knee, synthetic, not for clinical use"
 TYPES = {"ciss": np.int16, "dess": np.int16, "ct": np.int16, "labels": np.uint8}
 
@@ -122,6 +123,7 @@ def write_cohort(
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
     shape, spacing_mm = _checked_grid(shape, spacing_mm)
     out = make_folder(out)
+    _refuse_foreign(out, subjects)
     for name in TYPES:
         make_folder(out / name)
     task = functools.partial(_write_subject, out, seed, shape, spacing_mm)
@@ -130,8 +132,24 @@ def write_cohort(
         rows = list(progress(starmap(task, numbers), total=subjects, unit="knee"))
     columns = list(rows[0])
     lines = ["\t".join(columns), *("\t".join(str(row[c]) for c in columns) for row in rows)]
-    write_text(out / "participants.tsv", "\n".join(lines) + "\n")
+    write_text(out / PARTICIPANTS, "\n".join(lines) + "\n")
     return [row["participant_id"] for row in rows]
+
+
+def _refuse_foreign(out: Path, subjects: int) -> None:
+    """Refuse a folder in which something would be replaced that `write_cohort` did not make."""
+    refuse_foreign(out / PARTICIPANTS, lambda path: begins_with(path, "participant_id\tside\tsize\tflexion_deg"), TABLE)
+    for scan in TYPES:
+        for index in range(subjects if (out / scan).is_dir() else 0):
+            refuse_foreign(_file(out, scan, index), lambda path: descrip_of(path).startswith(DESCRIP), "digital knee")
+
+
+def _file(out: Path, scan: str, index: int) -> Path:
+    return out / scan / f"{_name(index)}.nii.gz"
+
+
+def _name(index: int) -> str:
+    return f"sub-{index + 1:04d}"
 
 
 def _checked_grid(shape, spacing_mm) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
@@ -163,8 +181,7 @@ def _describe(knee: anatomy.Anatomy) -> dict:
 
 def _write_subject(out: Path, seed: int, shape, spacing_mm, index: int) -> dict:
     subject = make_subject(seed, shape, spacing_mm, index=index)
-    name = f"sub-{index + 1:04d}"
     for scan, dtype in TYPES.items():
         volume = Volume(getattr(subject, scan), subject.affine)
-        write(volume, out / scan / f"{name}.nii.gz", descrip=DESCRIP, dtype=dtype)
-    return {"participant_id": name, **subject.participant}
+        write(volume, _file(out, scan, index), descrip=DESCRIP, dtype=dtype)
+    return {"participant_id": _name(index), **subject.participant}

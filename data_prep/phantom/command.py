@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from data_prep.phantom import SHAPE, write_cohort
-from data_prep.phantom.montage import write_montage
+from data_prep.phantom.montage import refuse_foreign_montage, write_montage
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the cohort and, if asked for, its picture; `InputError` where a value is not allowed."""
     out = Path(arguments.out)
+    if arguments.montage:
+        refuse_foreign_montage(out)
     names = write_cohort(
         out, arguments.subjects, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers
     )

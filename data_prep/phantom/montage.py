@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan.common.files import replacing
+from cyclescan.common.files import refuse_foreign, replacing
 from cyclescan.scans.volume import Volume, read
 from data_prep.phantom.anatomy import NAMES
 
+NAME, SOFTWARE = "montage.png", "cyclescan digital knee"
 CONTRASTS = ("ciss", "dess", "ct", "labels")
 CT_WINDOW_HU = (-300.0, 1300.0)
 COLOURS = {
@@ -32,6 +33,11 @@ COLOURS = {
     "fascia": "#607d8b",
     "skin": "#a1887f",
 }
+
+
+def refuse_foreign_montage(folder: Path) -> None:
+    """`InputError` where FOLDER/montage.png is there and `write_montage` did not make it."""
+    refuse_foreign(folder / NAME, lambda path: SOFTWARE.encode() in path.read_bytes()[:4096], "montage of knees")
 
 
 def write_montage(folder: Path, names: list[str]) -> Path:
@@ -66,9 +72,9 @@ def write_montage(folder: Path, names: list[str]) -> Path:
                 axes.set_axis_off()
                 if row == 0:
                     axes.set_title(f"{name}\n{title}", color="white", fontsize=8)
-    path = folder / "montage.png"
+    path = folder / NAME
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100, facecolor="black")
+        figure.savefig(temporary, dpi=100, facecolor="black", metadata={"Software": SOFTWARE})
     return path
 
 

@@ -57,3 +57,26 @@ def test_a_folder_is_held_by_one(tmp_path):
             pass
     with files.alone_in(tmp_path, "busy"):
         pass
+
+
+def test_what_is_not_the_writers_own_is_refused(tmp_path):
+    def is_ours(path):
+        return files.begins_with(path, "volume,mae") or files.states(path, "notice", "step")
+
+    for name, text in (("table.csv", "volume,mae,psnr\n"), ("facts.json", '{"notice": "x", "step": 3}'), ("empty", "")):
+        (tmp_path / name).write_text(text)
+        files.refuse_foreign(tmp_path / name, is_ours, "result")
+    files.refuse_foreign(tmp_path / "new", is_ours, "result")
+    others = {
+        "a.csv": "volume,ma",
+        "b.json": '{"notice": "x"}',
+        "c.json": '["notice", "step"]',
+        "d.json": "{",
+        "e": "\0",
+    }
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} exists and is no result, so it is not replaced"):
+            files.refuse_foreign(tmp_path / name, is_ours, "result")
+    with pytest.raises(InputError, match="is a folder"):
+        files.refuse_foreign(tmp_path, lambda path: True, "result")

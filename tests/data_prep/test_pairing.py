@@ -173,6 +173,16 @@ def test_command(tmp_path, capsys):
     assert len(read(folder, "pairs", "a")) == 4  # nothing written is lost
 
 
+def test_a_folder_of_others_is_not_taken_for_pseudo_pairs(knees, tmp_path):
+    shutil.copytree(knees[0], tmp_path / "records")
+    shutil.rmtree(tmp_path / "records/pairs")
+    (tmp_path / "records/pairs").mkdir()
+    (tmp_path / "records/pairs/shoes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no pseudo-pairs; move it away"):
+        pairing.pair(tmp_path / "records", per_volume=1, workers=1)
+    assert (tmp_path / "records/pairs/shoes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(("per_volume", "workers"), [(0, 1), (1, 0)])
 def test_numbers_out_of_range(knees, per_volume, workers):
     with pytest.raises(InputError, match="both must be at least 1"):

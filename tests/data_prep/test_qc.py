@@ -143,6 +143,17 @@ def test_outliers_are_left_out_on_request(scans, data, tmp_path):
     assert (tmp_path / "again.txt").read_text() == ""
 
 
+def test_pages_and_lists_of_others_stay(data, tmp_path):
+    for name, text in (("page.html", "<!DOCTYPE html><title>mine</title>"), ("page.txt", "s0123 # a note of mine")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} exists and is no .* it is not replaced"):
+            qc.write(data, tmp_path / "page.html")
+        assert (tmp_path / name).read_text() == text
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        qc.write(data, tmp_path / "page.html")
+
+
 def test_wrong_lists_and_places(scans, data, tmp_path, capsys):
     ids = [scan["id"] for scan in measured_in(data) if scan["domain"] == "a"]
     (tmp_path / "unknown.txt").write_text(f"{ids[0]} # seen\n\ns0-1\n")

@@ -281,3 +281,14 @@ def test_what_else_lies_in_the_data_set_is_not_lost(tmp_path, again):
     with pytest.raises(InputError, match="holds the folder run, which is no part of a data set and would be lost"):
         again()
     assert (out / "run" / "checkpoints").is_dir()
+
+
+def test_a_folder_of_others_is_no_working_folder(tmp_path, again):
+    for name in ("thesis.json", ".git/config", "sub/0123456789abcdef0123456789abcdef.json"):
+        path = tmp_path / "records.partial" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+        with pytest.raises(InputError, match="which no build made; move it away"):
+            again()
+        assert path.read_text() == "mine"
+        shutil.rmtree(tmp_path / "records.partial")
