@@ -1,7 +1,8 @@
 """The digital knee: CISS, DESS and CT of the same random anatomy, by the physics of the project's physics notes.
 
 subject = make_subject(seed=0, shape=(64, 128, 128))
-write_cohort("scans", subjects=10)
+write_cohort("scans", subjects=10, make="random", seed=3)
+pair = draw_pair(np.random.default_rng(0))
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, write_text
 from cyclescan.scans.volume import Volume, descrip_of, write
 from data_prep.parallel import processes
-from data_prep.phantom import anatomy, lesions, scanner
-from data_prep.phantom.signals import CISS, DESS, Ciss, Dess
+from data_prep.phantom import lesions, makes, scanner
+from data_prep.phantom.makes import Make
 
-FIELD_OF_VIEW_MM = (96.0, 140.0, 140.0)
 SHAPE = (64, 128, 128)
 SMALLEST, LARGEST = 8, 1024  # voxels along an axis
 PARTICIPANTS, TABLE = "participants.tsv", "table of digital knees"
@@ -35,7 +35,7 @@ class Subject:
 
     Attributes:
         ciss, dess: file intensities, float32, not negative.
-        ct: Hounsfield units, float32.
+        ct: Hounsfield units, float32; None where it was not asked for.
         labels: the prevailing tissue, uint8, a position in `anatomy.NAMES`; 0 is air.
         affine: (4, 4), voxels to RAS+ mm; the centre of the volume is the origin.
         participant: what a line of participants.tsv says: side, size, flexion_deg and so on.
@@ -44,7 +44,7 @@ class Subject:
 
     ciss: np.ndarray
     dess: np.ndarray
-    ct: np.ndarray
+    ct: np.ndarray | None
     labels: np.ndarray
     affine: np.ndarray
     participant: dict
@@ -57,10 +57,9 @@ def make_subject(
     spacing_mm: Sequence[float] | None = None,
     *,
     index: int = 0,
-    knee: anatomy.Anatomy | None = None,
+    make: Make = makes.A,
+    knee: object | None = None,
     examination: scanner.Scanner | None = None,
-    ciss: Ciss = CISS,
-    dess: Dess = DESS,
     lesion: str | None = None,
 ) -> Subject:
     """Draw and scan one knee; a function of its arguments alone.
@@ -68,10 +67,10 @@ def make_subject(
     Args:
         seed: of the cohort, not negative.
         shape: (sagittal slices, height, width), from 8 to 1024 each.
-        spacing_mm: in the same order; by default the field of view is 96 x 140 x 140 mm.
+        spacing_mm: in the same order; by default the make's field of view is divided, 96 x 140 x 140 mm for A.
         index: of the subject in the cohort.
-        knee, examination: take these in place of random ones.
-        ciss, dess: the protocols, with their options (combination, water excitation, diffusion).
+        make: whose anatomy, tissues, protocols and scanner; another protocol is `dataclasses.replace(make, ciss=...)`.
+        knee, examination: take these in place of random ones; a knee is what `make.draw_knee` returns.
         lesion: one of `lesions.KINDS` to plant; all else, noise included, is that of the same knee without it.
 
     Raises:
@@ -79,25 +78,68 @@ def make_subject(
 
     The anatomy of (seed, index) is the same on every grid; noise and fine texture are drawn voxel by voxel.
     """
-    shape, spacing_mm = _checked_grid(shape, spacing_mm)
+    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
     if seed < 0 or index < 0:
         raise InputError(f"--seed is {seed if seed < 0 else index}; whole numbers from 0 are allowed.")
-    for_drawing, for_knee, for_scans, for_lesion = (
-        np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(4)
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(4)]
+    return _scanned(streams, shape, spacing_mm, make, knee, examination, lesion)
+
+
+def draw_pair(
+    rng: np.random.Generator,
+    shape: Sequence[int] = (32, 64, 64),
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    make: Make | None = None,
+    lesion: str | None = None,
+) -> Subject:
+    """One knee in CISS and DESS for a stream of true pairs, without CT: a tenth of a second to half of one.
+
+    Args:
+        rng: where everything is drawn from; the same state gives the same knee.
+        shape, spacing_mm, lesion: as in `make_subject`.
+        make: by default every call draws a random make of its own.
+
+    Raises:
+        InputError: the shape or spacing is not allowed.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> knees = [draw_pair(rng) for _ in range(3)]  # three scanners
+        >>> one = makes.random(seed=7)
+        >>> knees = [draw_pair(rng, make=one) for _ in range(3)]  # three people in one scanner
+    """
+    make = make or makes.draw(rng)
+    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
+    return _scanned(rng.spawn(4), shape, spacing_mm, make, lesion=lesion, ct=False)
+
+
+def _scanned(streams, shape, spacing_mm, make: Make, knee=None, examination=None, lesion=None, ct=True) -> Subject:
+    """Draw, build and scan; `streams` are the generators of the drawing, the knee, the scans and the lesion."""
+    for_drawing, for_knee, for_scans, for_lesion = streams
+    drawn = (
+        make.draw_knee(for_drawing),
+        scanner.draw(for_drawing, make.examinations),
+        scanner.draw_tissues(for_drawing, make.tissues, make.examinations),
     )
-    drawn = (anatomy.draw(for_drawing), scanner.draw(for_drawing), scanner.draw_tissues(for_drawing))
     knee, examination, table = knee or drawn[0], examination or drawn[1], drawn[2]
-    tissues = anatomy.build(knee, shape, spacing_mm, for_knee)
+    tissues = make.build_knee(knee, shape, spacing_mm, for_knee)
     where = None
     if lesion:
         tissues, where = lesions.plant(tissues, lesion, spacing_mm, for_lesion)
-    scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, ciss, dess)
+    scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, make.ciss, make.dess, ct)
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
     for axis, row in enumerate((0, 2, 1)):
         affine[row, axis] = spacing_mm[axis]
         affine[row, 3] = -spacing_mm[axis] * (shape[axis] - 1) / 2
-    return Subject(**scans, labels=tissues.labels(), affine=affine, participant=_describe(knee), lesion=where)
+    return Subject(
+        **{"ct": None, **scans},
+        labels=tissues.labels(),
+        affine=affine,
+        participant=knee.describe(),
+        lesion=where,
+    )
 
 
 def write_cohort(
@@ -107,11 +149,12 @@ def write_cohort(
     spacing_mm: Sequence[float] | None = None,
     seed: int = 0,
     workers: int = 1,
+    make: Make | str = "A",
 ) -> list[str]:
     """Write OUT/{ciss,dess,ct,labels}/sub-0001.nii.gz ... and OUT/participants.tsv; returns the subjects' names.
 
-    Subject i is the same whatever the number of subjects and of workers. Each file is written under a temporary name
-    and renamed.
+    Subject i is the same whatever the number of subjects and of workers. `make` is a make or a name of `makes.NAMES`,
+    where "random" is the random make of the seed. Each file is written under a temporary name and renamed.
 
     Raises:
         InputError: a number is not allowed or the folder cannot be written.
@@ -121,12 +164,13 @@ def write_cohort(
             raise InputError(f"{name} is {number}; whole numbers from 1 are allowed.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
-    shape, spacing_mm = _checked_grid(shape, spacing_mm)
+    make = makes.named(make, seed) if isinstance(make, str) else make
+    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
     out = make_folder(out)
     _refuse_foreign(out, subjects)
     for name in TYPES:
         make_folder(out / name)
-    task = functools.partial(_write_subject, out, seed, shape, spacing_mm)
+    task = functools.partial(_write_subject, out, seed, shape, spacing_mm, make)
     numbers = [(number,) for number in range(subjects)]
     with processes(min(workers, subjects)) as starmap:
         rows = list(progress(starmap(task, numbers), total=subjects, unit="knee"))
@@ -152,14 +196,14 @@ def _name(index: int) -> str:
     return f"sub-{index + 1:04d}"
 
 
-def _checked_grid(shape, spacing_mm) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+def _checked_grid(shape, spacing_mm, make: Make) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or min(shape) < SMALLEST or max(shape) > LARGEST:
         raise InputError(
             f"--shape is {' '.join(map(str, shape))}; three whole numbers from {SMALLEST} to {LARGEST} are allowed."
         )
     if spacing_mm is None:
-        spacing_mm = (f / n for f, n in zip(FIELD_OF_VIEW_MM, shape, strict=True))
+        spacing_mm = (f / n for f, n in zip(make.field_of_view_mm, shape, strict=True))
     spacing_mm = tuple(float(s) for s in spacing_mm)
     if len(spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
         given = " ".join(f"{s:g}" for s in spacing_mm)
@@ -167,20 +211,8 @@ def _checked_grid(shape, spacing_mm) -> tuple[tuple[int, int, int], tuple[float,
     return shape, spacing_mm
 
 
-def _describe(knee: anatomy.Anatomy) -> dict:
-    return {
-        "side": knee.side,
-        "size": round(float(np.mean(knee.scale)), 4),
-        "flexion_deg": round(knee.flexion_deg, 2),
-        "cartilage_mm": round(knee.cartilage_mm[0], 2),
-        "effusion_mm": round(knee.effusion_mm, 2),
-        "subcutaneous_fat_mm": round(knee.subcutaneous_mm, 1),
-        "bone_volume_fraction": round(knee.bone_volume, 3),
-    }
-
-
-def _write_subject(out: Path, seed: int, shape, spacing_mm, index: int) -> dict:
-    subject = make_subject(seed, shape, spacing_mm, index=index)
+def _write_subject(out: Path, seed: int, shape, spacing_mm, make: Make, index: int) -> dict:
+    subject = make_subject(seed, shape, spacing_mm, index=index, make=make)
     for scan, dtype in TYPES.items():
         volume = Volume(getattr(subject, scan), subject.affine)
         write(volume, _file(out, scan, index), descrip=DESCRIP, dtype=dtype)

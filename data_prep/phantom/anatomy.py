@@ -57,6 +57,18 @@ class Anatomy:
     warp_mm: float = 1.5
     bone_volume: float = 0.18
 
+    def describe(self) -> dict:
+        """What a line of participants.tsv says."""
+        return {
+            "side": self.side,
+            "size": round(float(np.mean(self.scale)), 4),
+            "flexion_deg": round(self.flexion_deg, 2),
+            "cartilage_mm": round(self.cartilage_mm[0], 2),
+            "effusion_mm": round(self.effusion_mm, 2),
+            "subcutaneous_fat_mm": round(self.subcutaneous_mm, 1),
+            "bone_volume_fraction": round(self.bone_volume, 3),
+        }
+
 
 def draw(rng: np.random.Generator, variation: float = 1.0) -> Anatomy:
     """A random knee: size +-8 %, rotation +-6 and flexion +-8 degrees, translation +-5 mm, shapes +-10 %.

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from data_prep.phantom import SHAPE, write_cohort
+from data_prep.phantom.makes import NAMES
 from data_prep.phantom.montage import refuse_foreign_montage, write_montage
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=None,
         metavar=("R", "S", "A"),
-        help="along right, superior, anterior; by default the field of view is 96 x 140 x 140 mm",
+        help="along right, superior, anterior; by default the field of view is the make's, 96 x 140 x 140 mm for A",
+    )
+    parser.add_argument(
+        "--make",
+        default="A",
+        metavar="|".join(NAMES),
+        help="whose anatomy, tissues, protocols and scanner: A, the usual digital knee; B, another one, cleaner; "
+        "random, drawn from the seed (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="subject i depends on the seed and i alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -38,7 +46,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.montage:
         refuse_foreign_montage(out)
     names = write_cohort(
-        out, arguments.subjects, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers
+        out,
+        arguments.subjects,
+        arguments.shape,
+        arguments.spacing_mm,
+        arguments.seed,
+        arguments.workers,
+        arguments.make,
     )
     if arguments.montage:
         write_montage(out, names[:3])

@@ -38,24 +38,51 @@ class Scanner:
     ct_psf_mm: float = 0.7
 
 
-def draw(rng: np.random.Generator) -> Scanner:
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Between which values the examinations of one make vary; (lowest, highest) each, units as in `Scanner`.
+
+    Attributes:
+        b1: (lowest, highest) of the lowest B1, then of the highest.
+        gain: a factor of `typical_gain`, drawn for each contrast; relaxation_sd: SD of the logarithm of T1, T2 and PD
+            between subjects.
+    """
+
+    df_sd_hz: tuple[float, float] = (20, 30)
+    b1: tuple[tuple[float, float], tuple[float, float]] = ((0.85, 0.92), (1.08, 1.15))
+    bias_sd: tuple[float, float] = (0.12, 0.25)
+    sigma_ciss: tuple[float, float] = (0.0012, 0.0025)
+    sigma_dess: tuple[float, float] = (0.002, 0.004)
+    gain: tuple[float, float] = (0.75, 1.3)
+    typical_gain: tuple[float, float] = (4000.0, 6000.0)
+    hu_sd: tuple[float, float] = (15, 25)
+    thickness_mm: tuple[float | None, float | None] = (1.5, 0.7)
+    relaxation_sd: tuple[float, float, float] = (0.06, 0.10, 0.03)
+
+
+def draw(rng: np.random.Generator, ranges: Ranges | None = None) -> Scanner:
     """A random examination: noise, coil, shim and gain of each scan."""
+    ranges = ranges or Ranges()
     return Scanner(
-        df_sd_hz=float(rng.uniform(20, 30)),
-        b1_range=(float(rng.uniform(0.85, 0.92)), float(rng.uniform(1.08, 1.15))),
-        bias_sd=tuple(float(v) for v in rng.uniform(0.12, 0.25, 2)),
-        sigma_ciss=float(rng.uniform(0.0012, 0.0025)),
-        sigma_dess=float(rng.uniform(0.002, 0.004)),
-        gain=tuple(float(v) for v in np.array([4000.0, 6000.0]) * rng.uniform(0.75, 1.3, 2)),
-        hu_sd=float(rng.uniform(15, 25)),
+        df_sd_hz=float(rng.uniform(*ranges.df_sd_hz)),
+        b1_range=(float(rng.uniform(*ranges.b1[0])), float(rng.uniform(*ranges.b1[1]))),
+        bias_sd=tuple(float(v) for v in rng.uniform(*ranges.bias_sd, 2)),
+        sigma_ciss=float(rng.uniform(*ranges.sigma_ciss)),
+        sigma_dess=float(rng.uniform(*ranges.sigma_dess)),
+        gain=tuple(float(v) for v in np.array(ranges.typical_gain) * rng.uniform(*ranges.gain, 2)),
+        hu_sd=float(rng.uniform(*ranges.hu_sd)),
+        thickness_mm=ranges.thickness_mm,
     )
 
 
-def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
-    """The tissue table of one subject: log-normal T1 (6 %), T2 (10 %) and PD (3 %), normal HU."""
+def draw_tissues(
+    rng: np.random.Generator, table: dict[str, Tissue] = signals.TISSUES, ranges: Ranges | None = None
+) -> dict[str, Tissue]:
+    """One subject's tissues around those of the make: log-normal T1 (6 % for A), T2 (10 %) and PD (3 %), normal HU."""
+    spreads = (ranges or Ranges()).relaxation_sd
     result = {}
-    for name, t in signals.TISSUES.items():
-        t1, t2, pd = (float(np.exp(rng.normal(0, sd))) for sd in (0.06, 0.10, 0.03))
+    for name, t in table.items():
+        t1, t2, pd = (float(np.exp(rng.normal(0, sd))) for sd in spreads)
         result[name] = dataclasses.replace(
             t,
             pd_water=t.pd_water * pd,
@@ -65,8 +92,8 @@ def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
             hu=t.hu + 0.5 * t.hu_sd * float(rng.normal()),
         )
     # both layers of the cartilage belong to one subject
-    deep, top = result["cartilage_deep"], signals.TISSUES["cartilage_superficial"]
-    ratio = deep.t2_ms / signals.TISSUES["cartilage_deep"].t2_ms
+    deep, top = result["cartilage_deep"], table["cartilage_superficial"]
+    ratio = deep.t2_ms / table["cartilage_deep"].t2_ms
     result["cartilage_superficial"] = dataclasses.replace(deep, t2_ms=top.t2_ms * ratio, diffusion_s1=top.diffusion_s1)
     return result
 
@@ -98,6 +125,7 @@ def acquire(
     rng: np.random.Generator,
     ciss: Ciss = CISS,
     dess: Dess = DESS,
+    ct: bool = True,
 ) -> dict[str, np.ndarray]:
     """Scan one knee three times.
 
@@ -108,6 +136,7 @@ def acquire(
         spacing_mm: (depth, height, width).
         rng: of field maps, noise and blood flow.
         ciss, dess: the protocols.
+        ct: whether to scan by CT, too; it is the last, so the others are the same without.
 
     Returns:
         "ciss", "dess" (file intensities, not negative) and "ct" (HU), float32 (depth, height, width).
@@ -124,10 +153,14 @@ def acquire(
         parts = (part * sensitivity for part in _mix(tissues, table, df, b1, protocol, flow))
         parts = (slice_profile(part, spacing_mm[0], scanner.thickness_mm[i]) for part in parts)
         noisy = [add_noise(part, sigma, for_noise) for part in parts]
-        combination = ciss.combination if name == "ciss" else "rss"
-        magnitude = signals.combine(*noisy, combination)
+        if name == "ciss":
+            magnitude = signals.combine(*noisy, ciss.combination)
+        else:
+            weighted = (echo * np.float32(w) for echo, w in zip(noisy, dess.echo_weights, strict=True))
+            magnitude = signals.combine(*weighted, "rss")
         scans[name] = (magnitude * np.float32(scanner.gain[i] / 0.2)).astype(np.float32)
-    scans["ct"] = _ct(tissues, table, scanner, spacing_mm, for_noise)
+    if ct:
+        scans["ct"] = _ct(tissues, table, scanner, spacing_mm, for_noise)
     return scans
 
 

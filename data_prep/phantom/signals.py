@@ -29,6 +29,7 @@ class Ciss:
     te_ms: float = 6.39
     flip_deg: float = 35.0
     combination: str = "max"  # of the magnitudes of the two cycles; "rss" is the root of the sum of squares
+    fat_saturation: float = 0.0  # the share of fat's signal that a preparation takes away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Dess:
     flip_deg: float = 25.0
     water_excitation: int = 1  # order n of the binomial pulse; 0 for none
     diffusion: bool = True
+    fat_saturation: float = 0.0
+    echo_weights: tuple[float, float] = (1.0, 1.0)  # of the two echoes' magnitudes in the root of the sum of squares
 
     @property
     def te2_ms(self) -> float:
@@ -74,34 +77,35 @@ class Tissue:
     hu_sd: float
 
 
-def _tissue(pd, t1, t2, r2p, d, s1, s2, fat, hu, hu_sd, fat_t1=371.0, fat_t2=133.0) -> Tissue:
+def tissue(pd, t1, t2, r2p, d, s1, s2, fat, hu, hu_sd, fat_t1=371.0, fat_t2=133.0) -> Tissue:
+    """A row of a table as it is written down: diffusion in 1e-3 mm^2/s, the rest in the units of `Tissue`."""
     return Tissue(pd, t1, t2, r2p, d * 1e-3, s1, s2, fat, fat_t1, fat_t2, hu, hu_sd)
 
 
 # The diffusion factors are `diffusion_factors` of each row (a test recomputes them): they take a second to compute and
 # change little between subjects.
 TISSUES: dict[str, Tissue] = {
-    "air": _tissue(0.0, 1000, 100, 0, 0.0, 1, 1, 0.0, -1000, 0),
-    "fluid": _tissue(1.00, 3620, 767, 2, 2.5, 0.6436, 0.5810, 0.0, 10, 5),
-    "cartilage_deep": _tissue(0.75, 1240, 28.0, 12, 1.4, 0.9842, 0.9255, 0.0, 90, 15),
-    "cartilage_superficial": _tissue(0.75, 1240, 45.0, 12, 1.4, 0.9724, 0.9163, 0.0, 90, 15),
-    "meniscus": _tissue(0.65, 850, 13, 40, 1.2, 0.9975, 0.9465, 0.0, 100, 15),
-    "acl": _tissue(0.65, 870, 22, 35, 1.2, 0.9925, 0.9428, 0.0, 85, 15),
-    "pcl": _tissue(0.65, 830, 14, 40, 1.2, 0.9971, 0.9463, 0.0, 95, 15),
-    "quadriceps_tendon": _tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 100, 15),
-    "patellar_tendon": _tissue(0.60, 660, 6, 60, 1.0, 0.9999, 0.9581, 0.0, 105, 15),
-    "muscle": _tissue(0.78, 1420, 31.7, 8, 1.6, 0.9773, 0.9108, 0.02, 55, 8),
-    "subcutaneous_fat": _tissue(0.05, 1400, 35, 10, 1.6, 0.9745, 0.9088, 0.85, -100, 10),
-    "hoffa_fat": _tissue(0.10, 1400, 35, 12, 1.6, 0.9745, 0.9088, 0.80, -85, 12),
-    "marrow_shaft": _tissue(0.06, 1400, 35, 15, 1.0, 0.9835, 0.9411, 0.85, -60, 20, 365, 133),
-    "marrow_epiphysis": _tissue(0.10, 1400, 35, 60, 1.0, 0.9835, 0.9411, 0.70, -80, 12, 365, 133),
-    "cortical_bone": _tissue(0.20, 223, 0.4, 0, 0.0, 1, 1, 0.0, 1200, 200),
-    "vessel": _tissue(0.85, 1930, 150, 5, 0.0, 1, 1, 0.0, 45, 5),
+    "air": tissue(0.0, 1000, 100, 0, 0.0, 1, 1, 0.0, -1000, 0),
+    "fluid": tissue(1.00, 3620, 767, 2, 2.5, 0.6436, 0.5810, 0.0, 10, 5),
+    "cartilage_deep": tissue(0.75, 1240, 28.0, 12, 1.4, 0.9842, 0.9255, 0.0, 90, 15),
+    "cartilage_superficial": tissue(0.75, 1240, 45.0, 12, 1.4, 0.9724, 0.9163, 0.0, 90, 15),
+    "meniscus": tissue(0.65, 850, 13, 40, 1.2, 0.9975, 0.9465, 0.0, 100, 15),
+    "acl": tissue(0.65, 870, 22, 35, 1.2, 0.9925, 0.9428, 0.0, 85, 15),
+    "pcl": tissue(0.65, 830, 14, 40, 1.2, 0.9971, 0.9463, 0.0, 95, 15),
+    "quadriceps_tendon": tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 100, 15),
+    "patellar_tendon": tissue(0.60, 660, 6, 60, 1.0, 0.9999, 0.9581, 0.0, 105, 15),
+    "muscle": tissue(0.78, 1420, 31.7, 8, 1.6, 0.9773, 0.9108, 0.02, 55, 8),
+    "subcutaneous_fat": tissue(0.05, 1400, 35, 10, 1.6, 0.9745, 0.9088, 0.85, -100, 10),
+    "hoffa_fat": tissue(0.10, 1400, 35, 12, 1.6, 0.9745, 0.9088, 0.80, -85, 12),
+    "marrow_shaft": tissue(0.06, 1400, 35, 15, 1.0, 0.9835, 0.9411, 0.85, -60, 20, 365, 133),
+    "marrow_epiphysis": tissue(0.10, 1400, 35, 60, 1.0, 0.9835, 0.9411, 0.70, -80, 12, 365, 133),
+    "cortical_bone": tissue(0.20, 223, 0.4, 0, 0.0, 1, 1, 0.0, 1200, 200),
+    "vessel": tissue(0.85, 1930, 150, 5, 0.0, 1, 1, 0.0, 45, 5),
     # fascia, joint capsule and collateral ligaments: not in the physics notes, taken as the quadriceps tendon
-    "fascia": _tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 80, 15),
-    "skin": _tissue(0.70, 900, 25, 25, 1.0, 0.9921, 0.9505, 0.0, 55, 15),
+    "fascia": tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 80, 15),
+    "skin": tissue(0.70, 900, 25, 25, 1.0, 0.9921, 0.9505, 0.0, 55, 15),
 }
-CARTILAGE = _tissue(0.75, 1240, 36.9, 12, 1.4, 0.9777, 0.9205, 0.0, 90, 15)  # its mean over the depth
+CARTILAGE = tissue(0.75, 1240, 36.9, 12, 1.4, 0.9777, 0.9205, 0.0, 90, 15)  # its mean over the depth
 TRABECULAR_HU = 1400.0  # added per bone volume fraction
 
 
@@ -233,10 +237,11 @@ def tissue_echoes(tissue: Tissue, df_hz, b1, protocol: Dess):
 
 
 def _fat(function, tissue: Tissue, df_hz, b1, protocol):
-    if not tissue.pd_fat:
+    if not tissue.pd_fat or protocol.fat_saturation >= 1:
         return 0.0, 0.0
     signals = function(tissue.t1_fat_ms, tissue.t2_fat_ms, df_hz, protocol, b1, tissue.r2_prime)
-    return tuple(tissue.pd_fat * signal for signal in signals)
+    left = tissue.pd_fat * (1 - protocol.fat_saturation)
+    return tuple(left * signal for signal in signals)
 
 
 @functools.lru_cache(maxsize=64)
