@@ -1,15 +1,16 @@
 """How good translations become in a given time: the default recipe, the seed, the second report and the paired bound.
 
-    python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full]
+    python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full] [--make A|B|random] [--cohort SEED]
 
 Makes digital knees in WORK (24 training subjects for each contrast, none in both, and 10 test subjects that have both;
 32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
 translations of the test subjects against their paired truth after a quarter, a half and all of the time. What a method
 needs beforehand, such as registration, is part of its time. A run that is cut off continues: give it the same command.
---full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method.
+--full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method. --make takes knees of another
+make, of the seed --cohort (for random, that is which make).
 
-Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*; methods that were not run are
-missing there.
+Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*, quality_B.*, quality_random_3.*;
+methods that were not run are missing there.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from cyclescan.inference.translator import Translator
 from cyclescan.training import trainer
 from data_prep import pairing
 from data_prep.build import build
-from data_prep.phantom import write_cohort
+from data_prep.phantom import makes, write_cohort
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +81,25 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Subjects of each contrast, test subjects, voxels of a scan and minutes of a run."""
+    """Subjects of each contrast, test subjects, voxels of a scan, minutes of a run; make and seed of the knees."""
 
     subjects: int = 24
     test: int = 10
     shape: tuple[int, int, int] = (32, 64, 64)
     minutes: float = 20.0
     seeds: int | None = None
+    make: str = "A"
+    cohort: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the files in results."""
+        return "_".join(
+            ["quality"]
+            + ["full"] * (self.shape == FULL.shape)
+            + [self.make] * (self.make != "A")
+            + [str(self.cohort)] * (self.cohort != 0)
+        )
 
     def seeds_of(self, method: Method) -> int:
         return self.seeds or method.seeds
@@ -106,7 +119,9 @@ def prepare(work: Path, size: Size) -> dict:
     scans, records = work / "scans", work / "records"
     if not (scans / "participants.tsv").exists():  # written last
         shutil.rmtree(scans, ignore_errors=True)
-        write_cohort(scans, 2 * size.subjects + size.test, shape=size.shape, seed=0, workers=2)
+        write_cohort(
+            scans, 2 * size.subjects + size.test, shape=size.shape, seed=size.cohort, workers=2, make=size.make
+        )
     domains = {"a": ("ciss", scans / "ciss"), "b": ("dess", scans / "dess")}
     if not (records / "dataset.json").exists():
         build(**domains, out=records, split=(2 * size.subjects, 0, size.test), disjoint=True, seed=0, workers=2)
@@ -125,7 +140,9 @@ def prepare(work: Path, size: Size) -> dict:
 
 
 def _plain(size: Size) -> dict:
-    return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape)}
+    """What its knees depend on; folders of A's first cohort were made before there were makes."""
+    another = {"make": size.make, "cohort": size.cohort} if (size.make, size.cohort) != ("A", 0) else {}
+    return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape), **another}
 
 
 def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
@@ -179,7 +196,7 @@ def summary(metrics: dict) -> dict:
     return {m: {"mean": metrics[m], "sd": metrics["sd"][m]} for m in MEASURES}
 
 
-def report(results: list[dict], size: Size, name: str) -> None:
+def report(results: list[dict], size: Size) -> None:
     """Table, plot and JSON of what there is."""
     table = ["# Quality against time", "", *_about(size), ""]
     for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
@@ -193,15 +210,15 @@ def report(results: list[dict], size: Size, name: str) -> None:
                 about = f"{result['method']} | {result['seed']} | {snapshot['minutes']:g} | {snapshot['step']}"
                 table.append(f"| {about} | {_cells(snapshot[direction])} |")
         table += ["", *_shares(results, direction), ""]
-    write_json(RESULTS / f"{name}.json", {"size": dataclasses.asdict(size), "results": results})
-    write_text(RESULTS / f"{name}.md", "\n".join(table))
-    _plot(results, RESULTS / f"{name}.png")
+    write_json(RESULTS / f"{size.name}.json", {"size": dataclasses.asdict(size), "results": results})
+    write_text(RESULTS / f"{size.name}.md", "\n".join(table))
+    _plot(results, RESULTS / f"{size.name}.png")
 
 
 def _about(size: Size) -> list[str]:
     return [
         f"`python -m benchmarks.quality WORK`, {size.minutes:g} minutes each, registration and all else included, on "
-        f"{platform.machine()} with two cores. {size.subjects} training subjects for each contrast, none in both, "
+        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}. {size.subjects} training subjects for each contrast, none in both, "
         f"{'x'.join(map(str, size.shape))} voxels. Against the paired truth of {size.test} test subjects, intensities "
         "on [-1, 1]: mean (SD over subjects). NMI: normalised mutual information, 1 to 2. KL: of the translation's "
         "intensity histogram from the truth's, in nats; it punishes values that a translation never has.",
@@ -258,9 +275,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--make", choices=makes.NAMES, default="A", help="of the knees (default: %(default)s)")
+    parser.add_argument("--cohort", type=int, default=0, help="seed of the knees (default: %(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    size = FULL if arguments.full else Size()
+    size = dataclasses.replace(FULL if arguments.full else Size(), make=arguments.make, cohort=arguments.cohort)
     if arguments.minutes is not None:
         size = dataclasses.replace(size, minutes=arguments.minutes)
     prepared = prepare(arguments.work, size)
@@ -268,7 +287,7 @@ def main() -> None:
         for seed in range(size.seeds_of(METHODS[name])):
             log.info("%s, seed %d: %g minutes", name, seed, size.minutes)
             run(arguments.work, name, seed, size, prepared)
-            report(finished(arguments.work, size), size, "quality_full" if arguments.full else "quality")
+            report(finished(arguments.work, size), size)
 
 
 if __name__ == "__main__":

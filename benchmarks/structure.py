@@ -28,7 +28,7 @@ from cyclescan.inference import doubt
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import prepare_as
 from cyclescan.scans.volume import Volume
-from data_prep.phantom import lesions, make_subject
+from data_prep.phantom import lesions, make_subject, makes
 from data_prep.phantom.anatomy import NAMES
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,9 +49,12 @@ LEGEND = """\
 class Knee:
     """One knee as the networks see it, in both contrasts, healthy and with each lesion."""
 
-    def __init__(self, index: int, shape, data: dict) -> None:
+    def __init__(self, index: int, size: dict, data: dict) -> None:
         self._data = data
-        subjects = {kind: make_subject(0, shape, index=index, lesion=kind) for kind in (None, *lesions.KINDS)}
+        seed = size.get("cohort", 0)
+        drawn = {"index": index, "make": makes.named(size.get("make", "A"), seed)}
+        kinds = (None, *lesions.KINDS)
+        subjects = {kind: make_subject(seed, size["shape"], lesion=kind, **drawn) for kind in kinds}
         self.scans = {kind: {d: self._prepared(subject, d) for d in CONTRASTS} for kind, subject in subjects.items()}
         self.bone = subjects[None].labels == NAMES.index("marrow_epiphysis")
         self.lesion = {kind: subjects[kind].lesion for kind in lesions.KINDS}
@@ -165,9 +168,9 @@ def main() -> None:
     runs = sorted((arguments.work / "runs").glob("*/quality.json"), key=_order)
     if not runs:
         sys.exit(f"{arguments.work} has no finished run; `python -m benchmarks.quality {arguments.work}` makes them.")
-    shape = read_json(arguments.work / "prepared.json")["size"]["shape"]
+    size = read_json(arguments.work / "prepared.json")["size"]
     data = read_json(runs[0].parent / "config.json")["data"]
-    knees = [Knee(FIRST + i, shape, data) for i in progress(range(arguments.subjects), unit="knee")]
+    knees = [Knee(FIRST + i, size, data) for i in progress(range(arguments.subjects), unit="knee")]
     results, pictures = {}, {}
     for path in progress(runs, unit="run"):
         name = "{method}, seed {seed}".format(**read_json(path))

@@ -515,10 +515,10 @@ def _paint_limb(canvas: Canvas, grid: Grid, plan: Plan, bones, rng) -> None:
         for (centre, radii), factor in zip(LIMB, plan.limb, strict=True)
     ]
     surface = union(limb, 7.0)
-    over_bone = np.float32(plan.skin_mm + 2.5 + 0.2 * plan.subcutaneous_mm)
+    over_bone = np.float32(plan.skin_mm + 2.5)  # less than the margin of the bones' boxes
     for bone in bones:
         if bone.distance.size:
-            surface[bone.box] = union([surface[bone.box], bone.distance - over_bone], 2.0)
+            surface[bone.box] = np.minimum(surface[bone.box], bone.distance - over_bone)
     skin = grid.solid(everything, surface)
     whole = skin.cover()
     inner = skin.cover(-np.float32(plan.skin_mm)) if plan.skin_mm else whole

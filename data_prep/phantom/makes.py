@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cyclescan.errors import InputError
+from cyclescan.common.errors import InputError
 from data_prep.phantom import anatomy, blended, scanner, signals
 from data_prep.phantom.signals import CISS, DESS, Ciss, Dess, Tissue
 
