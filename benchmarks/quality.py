@@ -6,8 +6,8 @@ Makes digital knees in WORK (24 training subjects for each contrast, none in bot
 32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
 translations of the test subjects against their paired truth after a quarter, a half and all of the time. What a method
 needs beforehand, such as registration, is part of its time. A run that is cut off continues: give it the same command.
---full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method. --make takes knees of another
-make, of the seed --cohort (for random, that is which make).
+--full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method. --make takes knees of
+another make, of the seed --cohort (for random, that is which make).
 
 Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*, quality_B.*, quality_random_3.*;
 methods that were not run are missing there.
@@ -218,7 +218,8 @@ def report(results: list[dict], size: Size) -> None:
 def _about(size: Size) -> list[str]:
     return [
         f"`python -m benchmarks.quality WORK`, {size.minutes:g} minutes each, registration and all else included, on "
-        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}. {size.subjects} training subjects for each contrast, none in both, "
+        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}. "
+        f"{size.subjects} training subjects for each contrast, none in both, "
         f"{'x'.join(map(str, size.shape))} voxels. Against the paired truth of {size.test} test subjects, intensities "
         "on [-1, 1]: mean (SD over subjects). NMI: normalised mutual information, 1 to 2. KL: of the translation's "
         "intensity histogram from the truth's, in nats; it punishes values that a translation never has.",

@@ -81,12 +81,12 @@ def test_diffusion_factors_of_b(name):
 def test_contrast_of_b(b):
     """Fat is bright in its CISS, and in its DESS a saturated quarter: below muscle, above marrow."""
     ciss, dess, ct = (
-        {n: interior(b, n, scan) for n in ("fluid", "cartilage_superficial", "muscle", "subcutaneous_fat", *BONE)}
+        {n: interior(b, n, scan) for n in ("fluid", "cartilage_deep", "muscle", "subcutaneous_fat", *BONE)}
         for scan in ("ciss", "dess", "ct")
     )
-    assert ciss["fluid"] > ciss["subcutaneous_fat"] > ciss["marrow_epiphysis"] > ciss["cartilage_superficial"]
-    assert ciss["cartilage_superficial"] > ciss["muscle"] > ciss["cortical_bone"]
-    assert dess["fluid"] > dess["cartilage_superficial"] > dess["muscle"] > dess["subcutaneous_fat"]
+    # as the tissues' signals on resonance: 0.376, 0.197, 0.122, 0.049, 0.037 of CISS
+    assert ciss["fluid"] > ciss["subcutaneous_fat"] > ciss["marrow_epiphysis"] > ciss["muscle"] > ciss["cartilage_deep"]
+    assert dess["fluid"] > dess["muscle"] > dess["subcutaneous_fat"]
     assert dess["subcutaneous_fat"] > 1.5 * dess["marrow_epiphysis"]
     assert ct["cortical_bone"] > 400 > ct["marrow_epiphysis"] > ct["muscle"] > 0 > ct["subcutaneous_fat"]
     assert not mask(b.labels, "skin").any()
