@@ -12,12 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
+from cyclescan.common import tables
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import walk
 from cyclescan.scans import acquisition, volume
 from cyclescan.scans.dicom import convert, rules, series
 from cyclescan.scans.volume import Volume
-from data_prep import metaimage, tables
+from data_prep import metaimage
 from data_prep.splits import SPLITS
 
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")

@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cyclescan.common import tables
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import write_text
-from data_prep import tables
 
 SPLITS = ("train", "val", "test")
 DOMAINS = ("a", "b")

@@ -1,0 +1,92 @@
+"""Which files of two or more folders belong together: those of one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import walk
+from cyclescan.evaluation import metrics
+from cyclescan.scans import volume as volumes
+
+
+def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """The files of each role by the name that pairs them: below the folder, without `.nii` or `.nii.gz`.
+
+    Args:
+        given: for each role, such as "predicted" and "reference", a NIfTI file or a folder that is searched for them.
+            Single files always belong together.
+
+    Raises:
+        InputError: a path does not exist or holds no NIfTI file, or no name is in all of them.
+    """
+    found = {role: files(path) for role, path in given.items()}
+    if all(path.is_file() for path in given.values()):
+        return {role: {volumes.stem(next(iter(given.values()))): path} for role, path in given.items()}
+    if not set.intersection(*map(set, found.values())):
+        names = "; ".join(f"{path} has {some(found[role])}" for role, path in given.items())
+        raise InputError(
+            f"No names of {' and '.join(given)} volumes are the same, so nothing can be compared: {names}."
+        )
+    return found
+
+
+def files(path: Path) -> dict[str, Path]:
+    """NIfTI files by their name below `path` without suffix; maps of doubt are left out.
+
+    Raises:
+        InputError: there is none, or two have one name.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if path.is_file():
+        if not volumes.is_nifti(path):
+            raise InputError(f"{path} is not a NIfTI file; its name must end in .nii or .nii.gz.")
+        return {volumes.stem(path): path}
+    found: dict[str, Path] = {}
+    for file in sorted(walk(path)):
+        if volumes.is_nifti(file) and not volumes.is_doubt_map(file):
+            name = file.relative_to(path).with_name(volumes.stem(file)).as_posix()
+            if name in found:
+                raise InputError(f"{found[name]} and {file} have the same name; remove one of them.")
+            found[name] = file
+    if not found:
+        raise InputError(f"There is no NIfTI file (.nii or .nii.gz) in {path} or its sub-folders.")
+    return found
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def check_grids(paths: Mapping[str, Path]) -> None:
+    """Refuse volumes whose voxels are not at the same places as the reference's; reads headers only.
+
+    Raises:
+        InputError: one is 4-D, or its shape or affine is another; the message says which.
+    """
+    grids = {}
+    for role, path in paths.items():
+        if (held := volumes.count(path)) > 1:
+            raise InputError(f"{path} is 4-D and holds {held} volumes; single 3-D volumes are compared.")
+        grids[role] = volumes.read_header(path)
+    shape, affine = grids["reference"]
+    for role, (own_shape, own_affine) in grids.items():
+        if own_shape != shape:
+            raise InputError(
+                f"The {role} volume has {times(own_shape)} voxels and its reference {times(shape)}; "
+                "resample one onto the other's grid."
+            )
+        if not metrics.same_grid(affine, own_affine, shape):
+            raise InputError(
+                f"The {role} volume and its reference have other affines, {own_affine[:3].round(3).tolist()} and "
+                f"{affine[:3].round(3).tolist()}; resample one onto the other's grid."
+            )
+
+
+def times(shape: Iterable[int]) -> str:
+    """32x64x64."""
+    return "x".join(map(str, shape))
