@@ -7,6 +7,16 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+DOCS = [
+    # the site of docs/: its theme ends at MkDocs 1
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6",
+    # docstrings as pages, read without importing the package
+    "mkdocstrings[python]>=0.30",
+    # equations as MathML, which needs no script from elsewhere
+    "latex2mathml>=3.77",
+]
+
 setup(
     name="cyclescan",
     version=re.search(r'__version__ = "(.+)"', (HERE / "cyclescan/__init__.py").read_text()).group(1),
@@ -22,7 +32,7 @@ setup(
         "cyclescan.common": ["*.j2"],
         "cyclescan.reporting": ["*.j2"],
         "cyclescan.pretrained_models": ["*/*", "*/checkpoints/*/*"],
-        "data_prep": ["*.j2"],
+        "data_prep": ["*.j2", "py.typed"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -50,6 +60,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "docs": DOCS,
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "onnx": ["onnx>=1.19"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
@@ -68,6 +79,10 @@ setup(
             "hypothesis>=6.100",
             # models and losses must run without TensorFlow
             "jax>=0.6",
+            *DOCS,
+            # hooks of .pre-commit-config.yaml, beside ruff
+            "pre-commit>=4",
+            "nbstripout>=0.8",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},

@@ -7,7 +7,7 @@ from one atlas to the other, which are free of noise, an affine transform by mut
 skin. Any volume is then one resampling away from any other. No registration meets every detail of another subject, and
 each misses others, so the mean of many is closer to the truth than any one is. What a mean loses is kept as numbers:
 how much fine detail the partners have around each voxel (`preprocessing.detail`). No paired data enters.
-CONTRIBUTING.md has the figures of this and of what it replaced.
+docs/lab/decisions.md has the figures of this and of what it replaced.
 """
 
 from __future__ import annotations

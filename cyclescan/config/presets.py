@@ -8,8 +8,8 @@ from cyclescan.common.errors import InputError
 from cyclescan.config import Config
 
 # The pair term stays on in the adversarial phase, and a cycle term as heavy as in CycleGAN makes the generators hide in
-# one contrast what the other needs (CONTRIBUTING.md has the figures), which back-translation does not
-# (benchmarks/results/recipe.md). Partners that are means have so little noise that a learning rate of five times
+# one contrast what the other needs (docs/lab/decisions.md has the figures), which back-translation does not
+# (docs/lab/recipe.md). Partners that are means have so little noise that a learning rate of five times
 # CycleGAN's is better.
 KNEE = Config(
     patch_shape=(32, 128, 128),

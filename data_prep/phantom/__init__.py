@@ -1,4 +1,4 @@
-"""The digital knee: CISS, DESS and CT of the same random anatomy, by the physics of the project's physics notes.
+"""The digital knee: CISS, DESS and CT of the same random anatomy, by the physics of docs/explanation/physics.md.
 
 subject = make_subject(seed=0, shape=(64, 128, 128))
 write_cohort("scans", subjects=10, make="random", seed=3)

@@ -101,7 +101,7 @@ def draw_tissues(
 def field_maps(scanner: Scanner, air: np.ndarray, spacing_mm, rng: np.random.Generator):
     """Smooth random off-resonance (Hz, clipped to +-100) and transmit field B1 (1 is nominal), float32.
 
-    Off-resonance is larger near the skin, where susceptibility changes (physics notes, section 5).
+    Off-resonance is larger near the skin, where susceptibility changes.
 
     Args:
         scanner: amplitudes.

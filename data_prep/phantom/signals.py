@@ -1,10 +1,10 @@
 """Steady-state MR signals of tissues: CISS, DESS with water excitation; and CT numbers.
 
-Equations, tissue table and protocols are those of the project's physics notes (shared/physics.md, sections 2 to 6),
-which name the primary sources: Haenicke and Vogel 2003 and Gyngell 1988 for the two DESS echoes, the elliptical model
-for balanced SSFP, Gold et al. 2004 for relaxation times at 3 T. Times are in ms, off-resonance in Hz (water 0, fat
-negative), flip angles in degrees, R2' in 1/s, diffusion in mm^2/s; signals are in units of the proton density of water.
-All functions accept NumPy arrays that broadcast.
+Equations, tissue table and protocols are those of docs/explanation/physics.md, which names the primary sources:
+Haenicke and Vogel 2003 and Gyngell 1988 for the two DESS echoes, the elliptical model for balanced SSFP, Gold et al.
+2004 for relaxation times at 3 T. Times are in ms, off-resonance in Hz (water 0, fat negative), flip angles in degrees,
+R2' in 1/s, diffusion in mm^2/s; signals are in units of the proton density of water. All functions accept NumPy
+arrays that broadcast.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ TISSUES: dict[str, Tissue] = {
     "marrow_epiphysis": tissue(0.10, 1400, 35, 60, 1.0, 0.9835, 0.9411, 0.70, -80, 12, 365, 133),
     "cortical_bone": tissue(0.20, 223, 0.4, 0, 0.0, 1, 1, 0.0, 1200, 200),
     "vessel": tissue(0.85, 1930, 150, 5, 0.0, 1, 1, 0.0, 45, 5),
-    # fascia, joint capsule and collateral ligaments: not in the physics notes, taken as the quadriceps tendon
+    # fascia, joint capsule and collateral ligaments: not measured, taken as the quadriceps tendon
     "fascia": tissue(0.60, 800, 8, 60, 1.0, 0.9996, 0.9566, 0.0, 80, 15),
     "skin": tissue(0.70, 900, 25, 25, 1.0, 0.9921, 0.9505, 0.0, 55, 15),
 }
@@ -110,7 +110,7 @@ TRABECULAR_HU = 1400.0  # added per bone volume fraction
 
 
 def bssfp(t1_ms, t2_ms, df_hz, tr_ms, te_ms, flip_deg, phase_increment_rad=np.pi, r2_prime=0.0):
-    """Complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model, section 2).
+    """Complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model).
 
     R2' multiplies by exp(-R2' TR/2): both main modes of the off-resonance profile decay by half a TR.
     """
@@ -129,7 +129,7 @@ def bssfp(t1_ms, t2_ms, df_hz, tr_ms, te_ms, flip_deg, phase_increment_rad=np.pi
 
 
 def dess_echoes(t1_ms, t2_ms, df_hz, tr_ms, te1_ms, flip_deg, r2_prime=0.0):
-    """Complex signals of the two DESS echoes, per unit of proton density (section 3, the form that cannot overflow).
+    """Complex signals of the two DESS echoes, per unit of proton density (the form that cannot overflow).
 
     Returns:
         S1 (FISP) at TE1 and S2 (PSIF) at TE2 = TR - TE1.
@@ -153,7 +153,7 @@ def dess_echoes(t1_ms, t2_ms, df_hz, tr_ms, te1_ms, flip_deg, r2_prime=0.0):
 
 
 def dess_limits(t1_ms, t2_ms, tr_ms, flip_deg):
-    """S+ just after and S- just before the pulse, per unit of proton density (section 3)."""
+    """S+ just after and S- just before the pulse, per unit of proton density."""
     alpha = np.deg2rad(flip_deg)
     e1, e2 = np.exp(-tr_ms / t1_ms), np.exp(-tr_ms / t2_ms)
     p, q = 1 - e1 * np.cos(alpha), e1 - np.cos(alpha)
@@ -207,7 +207,7 @@ def dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
 
 
 def fat_ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
-    """As `ciss_cycles`, for the eight peaks of fat; one peak alone would make fat brighter than fluid (section 4)."""
+    """As `ciss_cycles`, for the eight peaks of fat; one peak alone would make fat brighter than fluid."""
     shifts = np.asarray(df_hz)[..., None] + FAT_PPM * F0_MHZ
     cycles = ciss_cycles(t1_ms, t2_ms, shifts, protocol, np.asarray(b1)[..., None], r2_prime)
     return tuple((cycle * FAT_AMPLITUDE).sum(-1) for cycle in cycles)

@@ -54,7 +54,7 @@ def test_noise_of_empty_scans_has_the_golden_means():
 
 @pytest.mark.parametrize("name", ["fluid", "cartilage_deep", "muscle", "subcutaneous_fat", "patellar_tendon"])
 def test_a_quiet_scan_is_the_signal(name):
-    """No noise, no field errors, unit gain: the physics of section 2 to 4 and nothing else."""
+    """No noise, no field errors, unit gain: the physics of docs/explanation/physics.md and nothing else."""
     scans = scan(phantom((3, 4, 5), **{name: 1.0}))
     tissue = sig.TISSUES[name]
     expected = sig.combine(*sig.tissue_cycles(tissue, 0.0, 1.0, sig.CISS))
@@ -177,7 +177,7 @@ def subject():
 
 
 def test_contrast_of_a_whole_knee(subject):
-    """The orderings of section 8 as they look in the pictures, in voxels that hold little else."""
+    """The orderings of docs/explanation/physics.md as they look in the pictures, in voxels that hold little else."""
     interior = {}
     tissues_of_interest = (
         "fluid",

@@ -1,7 +1,7 @@
-"""Every golden value of the physics notes, the orderings of their section 8 and the noise means of their section 7.
+"""The golden values, orderings and noise means of docs/explanation/physics.md.
 
-physics_golden.json is a copy of the project's shared/physics_golden.json: closed forms in float64, checked there
-against brute-force Bloch simulation and extended phase graphs (each entry says with which error).
+physics_golden.json holds closed forms in float64 that were checked against brute-force Bloch simulation and extended
+phase graphs (each entry says with which error).
 """
 
 import itertools
@@ -83,7 +83,7 @@ def test_noise_only_means(entry):
 
 
 def test_noise_power_adds():
-    """E|M|^2 = A^2 + 2 sigma^2 (section 7)."""
+    """E|M|^2 = A^2 + 2 sigma^2."""
     noisy = scanner.add_noise(np.full((100, 100, 100), 3.0, np.complex64), 0.5, np.random.default_rng(1))
     assert (np.abs(noisy) ** 2).mean() == pytest.approx(9.5, rel=2e-3)
 
@@ -155,7 +155,7 @@ def test_diffusion_factors_of_the_table(name):
 
 
 def test_mean_of_the_profile_is_the_unbalanced_signal():
-    """Mean over theta of complex bSSFP(TE=0) is S+, of bSSFP(TE=TR) is S- (section 8)."""
+    """Mean over theta of complex bSSFP(TE=0) is S+, of bSSFP(TE=TR) is S-."""
     tr = 16.3
     df = np.arange(400) / 400 * 1e3 / tr
     for te, which in ((0.0, 0), (tr, 1)):
@@ -165,7 +165,7 @@ def test_mean_of_the_profile_is_the_unbalanced_signal():
 
 
 def test_no_transverse_memory():
-    """T2 -> 0: S- -> 0 and S+ -> Ernst's signal (section 8)."""
+    """T2 -> 0: S- -> 0 and S+ -> Ernst's signal."""
     plus, minus = sig.dess_limits(800.0, 1e-2, 16.3, 25.0)
     e1 = np.exp(-16.3 / 800)
     ernst = np.sin(np.deg2rad(25)) * (1 - e1) / (1 - e1 * np.cos(np.deg2rad(25)))
