@@ -3,7 +3,7 @@
 | | A | B | random |
 |---|---|---|---|
 | shapes | outlines and sections (`anatomy`) | blended superquadrics (`blended`) | swept tubes, proportions drawn |
-| tissues | 3 T, docs/explanation/physics.md | 1.5 T's relaxation times, less PD of cartilage | A's times drawn factors |
+| tissues | 3 T (docs/explanation/physics.md) | 1.5 T, less PD of cartilage | A's times drawn factors |
 | CISS | TR 12.78, TE 6.39 ms, 35 deg, larger of two cycles | TR 8.6, TE 4.3 ms, 50 deg, root of squares | drawn |
 | DESS | TR 16.3, TE 4.7 ms, 25 deg, echoes alike | TR 20.6, TE 6 ms, 32 deg, second echo at 0.6 | drawn |
 | fat suppression | water excitation in DESS | saturation leaves a quarter of it in DESS | none to full, in either |
