@@ -31,9 +31,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import numpy as np
 
+from benchmarks import jax_networks
 from benchmarks.step import best_of, generator_operations
 from cyclescan.config.presets import preset
 from cyclescan.preprocessing.detail import WINDOWS
+from cyclescan.training import terms
+from cyclescan.training.terms import Phase
 
 MEASURES = ("generator", "generator and gradients", "discriminator", "discriminator and gradients", "generator terms")
 SHORT = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
@@ -49,11 +52,8 @@ def peak(dtype: str, edge: int) -> float:
     return 2 * edge**3 / best_of(lambda: product(matrix).block_until_ready())
 
 
-class Networks:
-    """The networks of one measure as functions of their weights: generators "a2b", "b2a", discriminators "a", "b".
-
-    "average_a2b" and "average_b2a" make what goes back; gradients to them are not taken.
-    """
+class Models:
+    """The Keras models of one measure: generators "a2b", "b2a", discriminators "a", "b"."""
 
     def __init__(self, config, measure: str):
         import keras
@@ -64,90 +64,65 @@ class Networks:
         self.config = config
         # none that is not measured: it would count in the memory
         both = measure == "generator terms"
-        averages = ("average_a2b", "average_b2a") if config.lambda_back else ()
-        self.constant = ("a", "b", *averages)
-        generators = ("a2b", "b2a", *averages) if both else ("a2b",) if measure.startswith("generator") else ()
-        discriminators = ("a", "b") if both else ("a",) if measure.startswith("discriminator") else ()
-        self.models = {name: build_generator(config, name[-3:], name, seed) for seed, name in enumerate(generators)}
-        self.models |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
+        generators = ("a2b", "b2a") if both or measure.startswith("generator") else ()
+        discriminators = ("a", "b") if both or measure.startswith("discriminator") else ()
+        generators, discriminators = generators[: 1 + both], discriminators[: 1 + both]
+        self.by_name = {name: build_generator(config, name, name, seed) for seed, name in enumerate(generators)}
+        self.by_name |= {name: build_discriminator(config, name, 2 + seed) for seed, name in enumerate(discriminators)}
 
     def weights(self, *names: str) -> dict:
-        """What a gradient is taken to."""
-        return {n: [v.value for v in self.models[n].trainable_variables] for n in names}
-
-    def call(self, name: str, weights: dict, volumes):
-        """The output of one network in training."""
-        model = self.models[name]
-        state = [v.value for v in model.non_trainable_variables]
-        outputs, _ = model.stateless_call(weights[name], state, volumes, training=True)
-        return outputs
+        """The trainable weights of networks."""
+        return {n: [v.value for v in self.by_name[n].trainable_variables] for n in names}
 
     def forward(self, name: str, weights: dict, batch: dict):
-        """A number that depends on all of the output."""
-        return LOSS_SCALE * self.call(name, weights, batch["real_a"]).mean()
+        """A number that depends on all of the output of a network."""
+        return LOSS_SCALE * jax_networks.call(self.by_name[name], weights[name], batch["real_a"]).mean()
 
-    def generator_terms(self, weights: dict, constant: dict, batch: dict):
-        """The weighted sum that the generators minimise, as in `training.cyclegan`."""
-        from keras import ops
+    def generator_terms(self, weights: dict, discriminators: dict, averages: dict, batch: dict):
+        """The weighted sum that the generators minimise at the end of a run."""
+        import jax
 
-        from cyclescan import losses
-
-        config, total, fakes = self.config, 0.0, {}
-        weights = weights | constant
-        for source, target in (("a", "b"), ("b", "a")):
-            real, other = batch[f"real_{source}"], batch[f"real_{target}"]
-            inputs = [real, other] if config.lambda_identity else [real]
-            outputs = ops.split(self.call(f"{source}2{target}", weights, ops.concatenate(inputs)), len(inputs))
-            fakes[target] = outputs[0]
-            if config.lambda_identity:
-                total += config.lambda_identity * losses.difference(outputs[1], other, config.identity_loss)
-            if config.lambda_pair:
-                total += config.lambda_pair * losses.difference(fakes[target], other, "l1")
-            if config.lambda_detail:
-                noise = losses.noise_sd(other) ** 2
-                total += config.lambda_detail * losses.detail(fakes[target], batch[f"detail_{source}"], noise, 1.0)
-            if config.lambda_gradient_consistency:
-                total += 0.5 * config.lambda_gradient_consistency * losses.gradient_consistency(real, fakes[target])
-            if config.lambda_adversarial:
-                logits = self.call(target, weights, fakes[target])
-                total += config.lambda_adversarial * losses.adversarial(logits, True, config.adversarial_loss)
-        for source, target in (("a", "b"), ("b", "a")) if config.lambda_cycle else ():
-            cycled = self.call(f"{target}2{source}", weights, fakes[target])
-            total += config.lambda_cycle * losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
-        for source, target in (("a", "b"), ("b", "a")) if config.lambda_back else ():
-            given = self.call(f"average_{source}2{target}", weights, batch[f"real_{source}"])
-            result = self.call(f"{target}2{source}", weights, ops.stop_gradient(given))
-            total += config.lambda_back * losses.difference(result, batch[f"real_{source}"], "l1")
-        return LOSS_SCALE * total
+        sharpening = self.config.back_sharpening
+        networks = jax_networks.Networks(
+            self.by_name, weights | discriminators, averages, jax.random.key(0), sharpening
+        )
+        phase = Phase.whole(self.config)
+        return LOSS_SCALE * jax_networks.generator_loss(self.config, phase, batch, networks)[0]
 
 
-def prepared(networks: Networks, measure: str):
+def prepared(models: Models, measure: str):
     """The function to time, its arguments and the operations of its convolutions."""
     import jax
 
     from benchmarks.cost import convolution_macs
 
-    config = networks.config
+    config = models.config
     shape = (config.batch_size, *config.patch_shape, 1)
     rng = np.random.default_rng(0)
     batch = {key: jax.numpy.asarray(np.tanh(rng.normal(size=shape)), "float32") for key in ("real_a", "real_b")}
-    if config.lambda_detail:
-        energies = jax.numpy.asarray(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), "float32")
-        batch |= {f"detail_{domain}": energies for domain in "ab"}
     # of one pass
-    forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in networks.models.items()}
+    forward_operations = {name: 2.0 * convolution_macs(model, shape) for name, model in models.by_name.items()}
     if measure == "generator terms":
+        contents = terms.batch_contents(config)
+        if contents["paired"]:
+            batch |= {"partner_a": batch["real_b"], "partner_b": batch["real_a"]}
+            batch |= {f"weight_{domain}": jax.numpy.ones(shape, "float32") for domain in "ab"}
+        if contents["detail"]:
+            energies = jax.numpy.asarray(rng.uniform(0.01, 0.05, (*shape[:-1], len(WINDOWS))), "float32")
+            batch |= {f"detail_{domain}": energies for domain in "ab"}
         operations = generator_operations(config, forward_operations["a2b"], forward_operations["a"])
-        arguments = (networks.weights("a2b", "b2a"), networks.weights(*networks.constant), batch)
-        return jax.value_and_grad(networks.generator_terms), arguments, operations
+        generators = models.weights("a2b", "b2a")
+        averages = jax.tree.map(jax.numpy.copy, generators) if config.lambda_back else {}
+        arguments = (generators, models.weights("a", "b"), averages, batch)
+        return jax.value_and_grad(models.generator_terms), arguments, operations
     network, _, gradients = measure.partition(" and ")
     name = {"generator": "a2b", "discriminator": "a"}[network]
 
     def forward(weights, volumes):
-        return networks.forward(name, weights, volumes)
+        return models.forward(name, weights, volumes)
 
     function = jax.value_and_grad(forward) if gradients else forward
-    return function, (networks.weights(name), batch), forward_operations[name] * (3 if gradients else 1)
+    return function, (models.weights(name), batch), forward_operations[name] * (3 if gradients else 1)
 
 
 def measured(config, measure: str) -> dict:
@@ -156,7 +131,7 @@ def measured(config, measure: str) -> dict:
 
     on_gpu = jax.default_backend() != "cpu"
     top = peak(SHORT[config.precision], 8192 if on_gpu else 2048)
-    function, arguments, operations = prepared(Networks(config, measure), measure)
+    function, arguments, operations = prepared(Models(config, measure), measure)
     compiled = jax.jit(function).lower(*arguments).compile()
     result = compiled(*arguments)
     finite = all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(result))

@@ -21,6 +21,7 @@ import functools
 import os
 import sys
 import time
+import types
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
@@ -31,16 +32,23 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from cyclescan import losses, records
+from benchmarks import jax_networks
+from cyclescan import records
+from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.config import Config
 from cyclescan.config.presets import preset
 from cyclescan.evaluation import metrics
 from cyclescan.models import build_discriminator, build_generator
 from cyclescan.preprocessing.detail import on_all_voxels
+from cyclescan.training.terms import Phase
 
-WAYS = (("a", "b"), ("b", "a"))
 # steps of a run in each phase, and where each ends as a part of the run, which is by time
-STEPS = {"pairs": 1400, "back": 800, "discriminators": 125, "adversarial": 100}
+STEPS = (
+    (Phase(warmup=True, late=False, discriminators=False), 1400),
+    (Phase(warmup=True, late=True, discriminators=False), 800),
+    (Phase(warmup=True, late=True, discriminators=True), 125),
+    (Phase(warmup=False, late=True, discriminators=True), 100),
+)
 CHUNK = 25  # steps of one call; divides all of STEPS
 SHIFT = 2  # as in `cyclescan.dataset`
 # what a change may be of
@@ -103,12 +111,12 @@ class Recipe:
 
     def __init__(self, config: Config, data: Data) -> None:
         self.config, self.data = config, data
-        self.models = {name: build_generator(config, name) for name in ("a2b", "b2a")}
+        self.models = {name: build_generator(config, name) for name in DIRECTIONS}
         self.models |= {name: build_discriminator(config, name) for name in ("a", "b")}
 
     def begin(self, seed: int) -> Tree:
         """The state of a run before its first step."""
-        generators = {n: build_generator(self.config, n, seed=seed * 10 + i) for i, n in enumerate(("a2b", "b2a"))}
+        generators = {n: build_generator(self.config, n, seed=seed * 10 + i) for i, n in enumerate(DIRECTIONS)}
         discriminators = {n: build_discriminator(self.config, n, seed * 10 + i + 2) for i, n in enumerate("ab")}
         state = {}
         for kind, networks in (("generators", generators), ("discriminators", discriminators)):
@@ -119,45 +127,17 @@ class Recipe:
         state["pools"] = {n: jnp.zeros((self.config.pool_size, *self.data.shape, 1), "float16") for n in "ab"}
         return state
 
-    def _call(self, name: str, weights: Tree, volumes, number=0):
-        """A network's output; `number` decides over the masks of dropout."""
-        model = self.models[name]
-        seeds = [jnp.stack([v.value[0], jnp.uint32(number)]) for v in model.non_trainable_variables]
-        return model.stateless_call(weights[name], seeds, volumes, training=True)[0]
+    def _networks(self, weights: Tree, averages: Tree, key, weight: Tree) -> jax_networks.Networks:
+        return jax_networks.Networks(self.models, weights, averages, key, weight["back_sharpening"])
 
-    def _generator_loss(self, generators, averages, discriminators, batch, key, weight, phase: str):
-        late = phase == "adversarial"
-        fakes, total = {}, 0.0
-        for source, target in WAYS:
-            fakes[target] = fake = self._call(f"{source}2{target}", generators, batch[f"real_{source}"])
-            known = batch[f"weight_{source}"]
-            pair = losses.difference(fake, batch[f"partner_{source}"], "l1", known)
-            total += weight["lambda_pair"] * (weight["pair_share"] if late else 1.0) * pair
-            if phase == "pairs":
-                continue
-            noise = losses.noise_sd(batch[f"real_{target}"]) ** 2
-            total += weight["lambda_detail"] * losses.detail(fake, batch[f"detail_{source}"], noise, known)
-            if late:
-                logits = self._call(target, discriminators, fake, jax.random.bits(key))
-                total += weight["lambda_adversarial"] * losses.adversarial(logits, True, self.config.adversarial_loss)
-        for source, target in () if phase == "pairs" else WAYS:
-            drawn = jax.random.split(jax.random.fold_in(key, ord(source)))
-            given = jax.lax.stop_gradient(self._call(f"{source}2{target}", averages, batch[f"real_{source}"]))
-            factor = weight["back_sharpening"] * jax.random.uniform(drawn[0])
-            given = jnp.clip(given + factor * (given - losses.smoothed(given, 3)), -1.0, 1.0)
-            given += losses.noise_sd(batch[f"real_{target}"]) * jax.random.normal(drawn[1], given.shape)
-            result = self._call(f"{target}2{source}", generators, given)
-            total += weight["lambda_back"] * losses.difference(result, batch[f"real_{source}"], "l1")
-        return total, fakes
+    def _generator_loss(self, generators, averages, discriminators, batch, key, weight, phase: Phase):
+        networks = self._networks(generators | discriminators, averages, key, weight)
+        settings = types.SimpleNamespace(**(self.config.to_dict() | weight))
+        return jax_networks.generator_loss(self.config, phase, batch, networks, settings)
 
-    def _discriminator_loss(self, discriminators, batch, fakes, key):
-        total, kind = 0.0, self.config.adversarial_loss
-        for name in "ab":
-            both = jnp.concatenate([batch[f"real_{name}"], fakes[name]])
-            numbers = jax.random.bits(jax.random.fold_in(key, ord(name)))
-            real, fake = jnp.split(self._call(name, discriminators, both, numbers), 2)
-            total += 0.5 * (losses.adversarial(real, True, kind) + losses.adversarial(fake, False, kind))
-        return total
+    def _discriminator_loss(self, discriminators, batch, fakes, key, weight, phase: Phase):
+        networks = self._networks(discriminators, {}, key, weight)
+        return jax_networks.discriminator_loss(self.config, phase, batch, fakes, networks)
 
     def _adam(self, part: Tree, gradients: Tree, rate) -> Tree:
         beta_1, beta_2, steps = self.config.beta_1, 0.999, part["steps"] + 1
@@ -178,7 +158,7 @@ class Recipe:
         kept = jnp.where(exchanged | ~full, fake, old)[0].astype("float16")
         return jnp.where(exchanged, old, fake), pool.at[slot].set(kept)
 
-    def _step(self, state: Tree, given, arrays: Tree, seed, weight: Tree, phase: str):
+    def _step(self, state: Tree, given, arrays: Tree, seed, weight: Tree, phase: Phase):
         step, rate = given
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), seed), step)
         batch = self.data.batch(arrays, step, seed)
@@ -190,19 +170,19 @@ class Recipe:
         new = {"generators": self._adam(learning, gradients, rate)}
         move = 1 - jnp.minimum(self.config.average_decay, (1.0 + step) / (10.0 + step))
         new["averages"] = jax.tree.map(lambda a, w: a + move * (w - a), state["averages"], new["generators"]["weights"])
-        if phase in ("discriminators", "adversarial"):
+        if phase.discriminators:
             new["pools"], pooled = {}, {}
             for name in "ab":
                 drawn = jax.random.fold_in(key, 2 + ord(name))
                 pooled[name], new["pools"][name] = self._pooled(
                     state["pools"][name], fakes[name], judging["steps"], drawn
                 )
-            gradients = jax.grad(self._discriminator_loss)(judging["weights"], batch, pooled, key)
+            gradients = jax.grad(self._discriminator_loss)(judging["weights"], batch, pooled, key, weight, phase)
             new["discriminators"] = self._adam(judging, gradients, rate)
         return state | new, None
 
     @functools.partial(jax.jit, static_argnums=(0, 7), donate_argnums=1)
-    def _chunk(self, state: Tree, arrays: Tree, first, rates, seed, weight: Tree, phase: str) -> Tree:
+    def _chunk(self, state: Tree, arrays: Tree, first, rates, seed, weight: Tree, phase: Phase) -> Tree:
         steps = first + jnp.arange(CHUNK)
         return jax.lax.scan(lambda s, g: self._step(s, g, arrays, seed, weight, phase), state, (steps, rates))[0]
 
@@ -211,7 +191,7 @@ class Recipe:
         weight = {key: jnp.float32(getattr(change, key)) for key in CHANGEABLE if key != "learning_rate"}
         state, step, begins = self.begin(seed), 0, 0.0
         ends = (change.back_from, change.warmup - change.discriminator_warmup, change.warmup, 1.0)
-        for (phase, steps), end in zip(STEPS.items(), ends, strict=True):
+        for (phase, steps), end in zip(STEPS, ends, strict=True):
             progress = begins + (end - begins) * np.arange(steps) / steps
             falling = np.minimum(1.0, (1 - progress) / (1 - change.decay_from))
             rates = (change.learning_rate * falling).astype("float32").reshape(-1, CHUNK)
@@ -224,10 +204,13 @@ class Recipe:
     def scores(self, averages: Tree) -> str:
         """The line of a run."""
         cells = []
-        for source, target in WAYS:
-            translate = jax.jit(functools.partial(self._call, f"{source}2{target}"))
-            truths = self.data.test[target]
-            fakes = [np.asarray(translate(averages, v[None, ..., None]))[0, ..., 0] for v in self.data.test[source]]
+        for direction in DIRECTIONS:
+            translate = jax.jit(functools.partial(jax_networks.call, self.models[direction]))
+            truths = self.data.test[direction.target]
+            fakes = [
+                np.asarray(translate(averages[direction], v[None, ..., None]))[0, ..., 0]
+                for v in self.data.test[direction.source]
+            ]
             detail = [np.stack([v - ndimage.gaussian_filter(v, 1.0) for v in group]) for group in (fakes, truths)]
             pairs = list(zip(fakes, truths, strict=True))
             psnr, ssim = (np.mean([f(*pair, 2.0) for pair in pairs]) for f in (metrics.psnr, metrics.ssim))

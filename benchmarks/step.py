@@ -16,6 +16,7 @@ to the discriminators' weights is not needed and not counted.
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import subprocess
 import sys
@@ -55,9 +56,13 @@ def peak() -> float:
 
 def generator_operations(config, generator: float, discriminator: float) -> float:
     """Of all generator terms with their gradients, from those of one pass through a network of each kind."""
-    passes = 2 + 2 * bool(config.lambda_cycle) + 2 * bool(config.lambda_back) + 2 * bool(config.lambda_identity)
-    teaching = 2 * bool(config.lambda_back)  # translations that go back, without gradients
-    judging = 2 * 2 * bool(config.lambda_adversarial)
+    from cyclescan.training import terms
+    from cyclescan.training.terms import Pass
+
+    needed = collections.Counter(each for term in terms.used(config) for each in term.passes)
+    passes = 2 * (1 + needed[Pass.BESIDE] + needed[Pass.AGAIN])
+    teaching = 2 * needed[Pass.TEACHER]  # translations that go back, without gradients
+    judging = 2 * 2 * needed[Pass.JUDGED]
     return (3 * passes + teaching) * generator + judging * discriminator
 
 
@@ -96,8 +101,9 @@ def plain(arguments, onednn: bool) -> float:
 def pipeline(config) -> float:
     """Seconds a batch takes to read, crop and augment."""
     from cyclescan import dataset, records
+    from cyclescan.training import terms
 
-    wanted = config.batch_contents
+    wanted = terms.batch_contents(config)
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for domain in ("a", "b"):

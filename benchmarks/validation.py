@@ -26,7 +26,7 @@ from cyclescan.artifacts import checkpoints, runs
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.evaluation.baselines import POOL, HistogramMatching
 from cyclescan.evaluation.metrics import psnr
-from cyclescan.training import validation
+from cyclescan.training import terms, validation
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.health import Health
 from cyclescan.training.validation import Validation
@@ -102,8 +102,9 @@ def cost(demo: Path) -> tuple[float, float]:
     """CPU seconds of a look, and of the steps between two checkpoints by default, a tenth of the run."""
     run, data = runs.read_run(demo / "run"), demo / "records"
     config, model, looking = run.config, CycleGAN(run.config, run.seed), Validation(data, run.config)
-    streams = {d: dataset.open_stream(data, "pairs" if config.lambda_pair else "train", d) for d in ("a", "b")}
-    batches = dataset.batches(streams, config.patch_shape, config.batch_size, 0, False, **config.batch_contents)
+    contents = terms.batch_contents(config)
+    streams = {d: dataset.open_stream(data, "pairs" if contents["paired"] else "train", d) for d in ("a", "b")}
+    batches = dataset.batches(streams, config.patch_shape, config.batch_size, 0, False, **contents)
     batch = next(iter(batches))
 
     def seconds(action, times: int) -> float:
@@ -113,7 +114,7 @@ def cost(demo: Path) -> tuple[float, float]:
             action()
         return (time.process_time() - began) / times
 
-    warmup = config.warmup if config.lambda_pair else 0.0
+    warmup = config.warmup if terms.has_warmup(config) else 0.0
     kinds = {model.warmup_step: warmup, model.train_step: 1 - warmup}
     step = sum(s * seconds(lambda k=k: float(sum(k(batch)[0].values())), 5) for k, s in kinds.items() if s)
     return seconds(lambda: looking.look(model.translators), 3), step * config.steps / 10

@@ -19,6 +19,7 @@ from cyclescan.common.files import read_json, write_json
 from cyclescan.evaluation.paired import Case, evaluate_on_records
 from cyclescan.reporting import figures
 from cyclescan.scans import volume
+from cyclescan.training.terms import Group
 from tests import conftest
 from tests.inference import tiny
 
@@ -333,7 +334,8 @@ def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
     # back-translation belongs to the warm-up, and is drawn
     later = {**history, "back_aba": np.array([np.nan, 0.4, 0.3, 0.2])}
     assert figures.warmup_end(later) == 20
-    assert [label for _, label, _ in figures._terms(later, figures.SIMILARITY)].count("back-translation") == 1
+    labels = [part.term.label for part, _ in figures._curves(later, Group.SIMILARITY)]
+    assert labels.count("back-translation") == 1
     without = {k: v for k, v in history.items() if not k.startswith("pair")}
     assert figures.warmup_end(without) is None
 

@@ -145,11 +145,6 @@ class Config:
         """Every axis of a patch must be a multiple of this."""
         return 2**self.generator_levels
 
-    @property
-    def batch_contents(self) -> dict[str, bool]:
-        """What batches must have for these settings; arguments of `dataset.batches`."""
-        return {"paired": self.lambda_pair > 0, "detail": self.lambda_detail > 0 or self.texture != "none"}
-
     def carries_texture(self, direction: str) -> bool:
         """Whether the generator of "a2b" or "b2a" adds texture of its source, see `models.texture`."""
         source, target = direction.split("2")

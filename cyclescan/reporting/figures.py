@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -18,8 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.evaluation.paired import Case
 from cyclescan.scans.volume import plane
+from cyclescan.training.terms import PAIR, Counts, Group, Part, all_terms
 
 DPI = 140
 SURFACE, INK, QUIET, RULE = "#ffffff", "#1b2733", "#5c6b7a", "#d8dfe6"
@@ -52,22 +55,8 @@ PLANES = (
     ("axial", 1, ("R", "L", "A", "P")),
 )
 # how the terms of a loss are drawn: prefix of the name in history.csv, label, line style
-SIMILARITY = (
-    ("pair", "pseudo-pair", "-"),
-    ("cycle", "cycle", (0, (5, 1.5))),
-    ("back", "back-translation", (0, (4, 1, 1, 1))),
-    ("identity", "identity", (0, (1, 1))),
-    ("gradient_consistency", "gradient consistency", "-."),
-)
-DETAIL = (("detail", "amount", "-"),)
-TEXTURE = (("texture", "amplitude", "-"),)
-ADVERSARIAL = (("adversarial", "generator", "-"), ("discriminator", "discriminator", (0, (2, 1))))
-GROUPS = (
-    ("Similarity losses", SIMILARITY),
-    ("Fine detail: |log(energy / usual energy)|, both bands", DETAIL),
-    ("Texture carried over: distance of its amplitude, both bands", TEXTURE),
-    ("Adversarial losses", ADVERSARIAL),
-)
+# of the curves of a diagram, told apart by term
+LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (4, 1, 1, 1)), (0, (1, 1)), "-.")
 MANY_ROWS = 120  # from here on a running mean is drawn over the single values
 
 
@@ -193,7 +182,7 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
     Returns:
         None when there is nothing to draw.
     """
-    groups = [(title, found) for title, terms in GROUPS if (found := _terms(history, terms))]
+    groups = [(group.value, found) for group in Group if (found := _curves(history, group))]
     count = len(groups) + bool(scores)
     if not count:
         return None
@@ -202,11 +191,11 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
         figure = Figure(figsize=(9.4, 2.5 * count), facecolor=SURFACE, layout="constrained")
         grid = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, found) in zip(grid, groups, strict=False):
-            for column, label, style in found:
-                letters = _letters_of(column)
-                name = _plain(f"{label} {'→'.join(names.get(letter, letter) for letter in letters)}")
-                colour = BLUE if letters.startswith("a") else ORANGE  # by the domain that a term begins in
-                _curve(axes, history["step"], history[column], name, colour, style)
+            for part, style in found:
+                domains = part.term.path.domains(part.direction)
+                name = _plain(f"{part.term.label} {'→'.join(names.get(domain, domain) for domain in domains)}")
+                colour = BLUE if domains[0] == "a" else ORANGE  # by the domain that a term begins in
+                _curve(axes, history["step"], history[part.name], name, colour, style)
             axes.set_title(title)
             axes.set_ylim(bottom=0)
         if scores:
@@ -233,26 +222,22 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
     """The last logged step of the warm-up, before adversarial and other terms came."""
-    others = [c for c in history if c.startswith(("adversarial_", "cycle_", "identity_", "gradient_consistency_"))]
-    paired = [c for c in history if c.startswith("pair_")]
+    parts = [Part(term, direction) for term in all_terms() for direction in DIRECTIONS]
+    others = [part.name for part in parts if part.term.counts is Counts.AFTER_WARMUP and part.name in history]
+    paired = [part.name for part in parts if part.term is PAIR and part.name in history]
     if not others or not paired:
         return None
     alone = np.all([np.isnan(history[c]) for c in others], axis=0) & ~np.isnan(history[paired[0]])
     return float(history["step"][alone].max()) if alone.any() and not alone.all() else None
 
 
-def _terms(history: dict, terms) -> list[tuple[str, str, object]]:
-    return [
-        (column, label, style)
-        for prefix, label, style in terms
-        for column in sorted(history)
-        if column.rpartition("_")[0] == prefix and not np.isnan(history[column]).all()
-    ]
-
-
-def _letters_of(column: str) -> str:
-    """The domains that a term passes: "aba" of `cycle_aba`, "ab" of `pair_a2b`."""
-    return column.rpartition("_")[2].replace("2", "")
+def _curves(history: dict, group: Group) -> list[tuple[Part, object]]:
+    """The terms of a group that a history has, with the style of their lines."""
+    found = []
+    for term, style in zip([term for term in all_terms() if term.group is group], itertools.cycle(LINES)):
+        parts = sorted((Part(term, direction) for direction in DIRECTIONS), key=lambda part: part.name)
+        found += [(part, style) for part in parts if part.name in history and not np.isnan(history[part.name]).all()]
+    return found
 
 
 def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, colour: str, style) -> None:

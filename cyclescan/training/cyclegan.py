@@ -7,18 +7,18 @@ import functools
 import keras
 import tensorflow as tf
 
-from cyclescan import losses
+from cyclescan.artifacts.direction import DIRECTIONS, Direction
 from cyclescan.config import Config
 from cyclescan.models import build_discriminator, build_generator, texture
 from cyclescan.models.graph import precision
-from cyclescan.training import kernels, sums
+from cyclescan.training import kernels, sums, terms
 from cyclescan.training.adam import Adam
 from cyclescan.training.distribution import Distribution
 from cyclescan.training.image_pool import ImagePool
+from cyclescan.training.terms import Phase
 
 # Each call of a discriminator in one part of a step has a dropout mask of its own; there are fewer calls than this.
 MASKS = 4
-SHARPENED_DETAIL = 3  # voxels: detail is what differs from the mean over such a cube
 
 
 class CycleGAN(tf.Module):
@@ -33,6 +33,8 @@ class CycleGAN(tf.Module):
     Attributes:
         generators: "a2b" and "b2a".
         translators: the generators to translate with: their running averages, or the generators themselves.
+        before_texture: the generators up to the translation before texture, see `texture.without`.
+        teachers: the same of the translators.
         discriminators: "a" and "b", each judging volumes of its domain.
         trained: variables of the "generators" and of the "discriminators".
         optimizers: of the same two.
@@ -61,7 +63,7 @@ class CycleGAN(tf.Module):
                 seed * 2 + i,
                 f"pool_{name}",
             )
-            for i, name in enumerate(("a", "b"))
+            for i, name in enumerate(terms.DOMAINS)
         }
         with self.distribution.scope():
             self._build(config, seed)
@@ -69,21 +71,21 @@ class CycleGAN(tf.Module):
     def _build(self, config: Config, seed: int) -> None:
         with precision(config.precision):
             self.generators = {
-                name: build_generator(config, name, seed=seed * 10 + i) for i, name in enumerate(("a2b", "b2a"))
+                name: build_generator(config, name, seed=seed * 10 + i) for i, name in enumerate(DIRECTIONS)
             }
             self.translators = self.generators
             if config.average_decay:
                 self.translators = {
                     name: build_generator(config, name, f"average_{name}", seed * 10 + i)
-                    for i, name in enumerate(("a2b", "b2a"))
+                    for i, name in enumerate(DIRECTIONS)
                 }
             self.discriminators = {
                 name: build_discriminator(config, name=f"discriminator_{name}", seed=seed * 10 + i + 2)
-                for i, name in enumerate(("a", "b"))
+                for i, name in enumerate(terms.DOMAINS)
             }
         self._heads = {id(v) for network in self.generators.values() for v in texture.heads(network)}
-        self._before_texture = {name: texture.without(network) for name, network in self.generators.items()}
-        self._teachers = {name: texture.without(network) for name, network in self.translators.items()}
+        self.before_texture = {name: texture.without(network) for name, network in self.generators.items()}
+        self.teachers = {name: texture.without(network) for name, network in self.translators.items()}
         networks = {"generators": self.generators, "discriminators": self.discriminators}
         self.trained = {
             name: [v for network in group.values() for v in network.trainable_variables]
@@ -109,13 +111,19 @@ class CycleGAN(tf.Module):
         )
 
     def set_learning_rate(self, rate: float) -> None:
-        """Of both optimizers."""
+        """Let both optimizers take their next steps with this rate."""
         for optimizer in self.optimizers.values():
             optimizer.learning_rate = rate
 
+    def take_step(self, batch: dict, phase: Phase) -> tuple[dict, dict]:
+        """The step that a phase of the run asks for; returns what `train_step` does."""
+        if phase.warmup:
+            return self.warmup_step(batch, discriminators=phase.discriminators, back=phase.late)
+        return self.train_step(batch, back=phase.late)
+
     @tf.function
     def warmup_step(self, batch: dict, discriminators: bool = False, back: bool = False) -> tuple[dict, dict]:
-        """One step on the pair term, and if `back` on what counts from `back_from` on; returns what `train_step` does.
+        """Take a step on the terms that count in the warm-up; returns what `train_step` does.
 
         Args:
             batch: with pairs, see `dataset.batches`.
@@ -123,11 +131,11 @@ class CycleGAN(tf.Module):
             discriminators: train them too, on what the generators make of this batch, so that they know textures by
                 the time the generators are to listen to them.
         """
-        return self._step(batch, functools.partial(self._pair_terms, back=back), discriminators)
+        return self._step(batch, Phase(warmup=True, late=back, discriminators=discriminators))
 
     @tf.function
     def train_step(self, batch: dict, back: bool = True) -> tuple[dict, dict]:
-        """One step of generators and discriminators, the latter on the volumes that the former made in it.
+        """Take a step of generators and discriminators, the latter on the volumes that the former made in it.
 
         Args:
             batch, back: as for `warmup_step`.
@@ -138,24 +146,22 @@ class CycleGAN(tf.Module):
                 discriminator is right, the loss scale. Unlike a loss, a norm is infinite where float16 overflows; such
                 a step changes the loss scale and nothing else.
         """
-        return self._step(batch, functools.partial(self._generator_terms, back=back), self.adversarial)
+        return self._step(batch, Phase.whole(self.config, late=back))
 
-    def _step(self, batch: dict, generator_terms, discriminators: bool) -> tuple[dict, dict]:
+    def _step(self, batch: dict, phase: Phase) -> tuple[dict, dict]:
         def on_replica(share: dict) -> tuple[dict, dict, dict]:
-            means, fakes = self._in_parts(
-                share, lambda part, number: self._gradients(part, number, generator_terms, discriminators)
-            )
-            gradients, terms, measures = self.distribution.mean(means)
+            means, fakes = self._in_parts(share, lambda part, number: self._gradients(part, number, phase))
+            gradients, losses, measures = self.distribution.mean(means)
             for name, values in gradients.items():
                 measures |= self._apply(name, values)
             self._average()
-            return terms, measures, self.distribution.gather(fakes)
+            return losses, measures, self.distribution.gather(fakes)
 
-        terms, measures, fakes = self.distribution.run(on_replica, batch)
+        losses, measures, fakes = self.distribution.run(on_replica, batch)
         for name, volumes in fakes.items():
             self.pools[name].keep(volumes, self.step)
         self.step.assign_add(1)
-        return terms, measures
+        return losses, measures
 
     def _in_parts(self, batch: dict, compute) -> tuple[tuple, dict]:
         """What `compute(part, number)` gives for the parts of a batch, one after the other in memory.
@@ -182,35 +188,41 @@ class CycleGAN(tf.Module):
         _, total, kept = tf.while_loop(lambda number, *_: number < parts, add, (1, total, kept), parallel_iterations=1)
         return total, {key: tf.reshape(array.stack(), (-1, *volumes[key].shape[1:])) for key, array in kept.items()}
 
-    def _gradients(self, batch: dict, part: int | tf.Tensor, generator_terms, discriminators: bool):
-        """Of one part of a replica's batch.
+    def _gradients(self, batch: dict, part: int | tf.Tensor, phase: Phase) -> tuple[tuple[dict, dict, dict], dict]:
+        """What one part of a replica's batch gives.
 
         Returns:
             Scaled gradients of "generators" and "discriminators", losses and measures; and the volumes for the pools.
         """
         number = self.distribution.replica * self.config.accumulate + part  # among the parts of all replicas
-        drawn = self._draw_masks(number)
+        networks = _Networks(self, self._draw_masks(number))
+        computed = terms.of_generators(self.config, phase)
         with tf.GradientTape() as tape:
-            fakes, terms = generator_terms(batch, drawn)
-            scaled = self._scaled("generators", terms)
+            context = networks.context(batch, computed)
+            # the discriminators look at translations, also where no generator is to learn from them
+            fakes = {direction.target: context.fake(direction) for direction in DIRECTIONS}
+            losses = terms.values(computed, context)
+            scaled = self._scaled("generators", losses, terms.weights(computed, self.config, phase))
         with sums.in_order():
             found, variables = tape.gradient(scaled, self.trained["generators"]), self.trained["generators"]
         # nothing is asked of the amplitudes of texture before `back_from`
         pairs = zip(found, variables, strict=True)
         found = [tf.zeros_like(v.value) if g is None and id(v) in self._heads else g for g, v in pairs]
-        gradients, measures = {"generators": found}, {}
-        for_pools = {}
-        if discriminators:
+        gradients, measures, for_pools = {"generators": found}, {}, {}
+        if phase.discriminators:
             first = number * batch["real_a"].shape[0]
-            pooled = {name: self.pools[name].exchange(fakes[name], self.step, first) for name in ("a", "b")}
-            for_pools = {name: tf.cast(fakes[name], tf.float16) for name in ("a", "b") if self.config.pool_size}
+            pooled = {name: self.pools[name].exchange(fakes[name], self.step, first) for name in terms.DOMAINS}
+            for_pools = {name: tf.cast(fakes[name], tf.float16) for name in terms.DOMAINS if self.config.pool_size}
+            computed = terms.of_discriminators(self.config, phase)
             with tf.GradientTape() as tape:
-                own, measures = self._discriminator_terms(batch, pooled)
-                scaled = self._scaled("discriminators", own)
+                judgement = terms.Judgement(batch, pooled, networks, [part.term for part in computed], self.config)
+                own = terms.values(computed, judgement)
+                measures = {terms.accuracy_column(name): judgement.accuracy(name) for name in terms.DOMAINS}
+                scaled = self._scaled("discriminators", own, terms.weights(computed, self.config, phase))
             with sums.in_order():
                 gradients["discriminators"] = tape.gradient(scaled, self.trained["discriminators"])
-            terms |= own
-        return (gradients, terms, measures), for_pools
+            losses |= own
+        return (gradients, losses, measures), for_pools
 
     def _draw_masks(self, part: int | tf.Tensor) -> tf.Tensor:
         """Make the dropout masks that follow those of this part of this step, whichever replica computes it.
@@ -226,10 +238,9 @@ class CycleGAN(tf.Module):
                     seeds.assign(tf.stack([seeds.value[0], tf.cast(drawn * MASKS, seeds.dtype)]))
         return drawn
 
-    def _scaled(self, name: str, terms: dict) -> tf.Tensor:
-        adversarial = any(term.startswith("adversarial_") for term in terms)
-        total = tf.add_n([self._weight(term, adversarial) * value for term, value in terms.items()])
-        return self.optimizers[name].scale_loss(total)
+    def _scaled(self, name: str, losses: dict, weights: dict) -> tf.Tensor:
+        """The weighted sum of losses, times the loss scale of an optimizer."""
+        return self.optimizers[name].scale_loss(tf.add_n([weights[term] * value for term, value in losses.items()]))
 
     def _apply(self, name: str, gradients: list) -> dict:
         """Update the networks; measures the norm of all gradients together and the loss scale that they had."""
@@ -240,135 +251,6 @@ class CycleGAN(tf.Module):
             measures[f"loss_scale_{name}"] = scale
         optimizer.apply(gradients, self.trained[name])
         return measures
-
-    def _pair_terms(self, batch: dict, drawn: tf.Tensor, back: bool) -> tuple[dict, dict]:
-        fakes, features, terms = {}, {}, {}
-        for source, target in (("a", "b"), ("b", "a")):
-            fakes[target], features[target] = self._translate(f"{source}2{target}", batch[f"real_{source}"])
-            terms[f"pair_{source}2{target}"] = losses.difference(
-                fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
-            )
-        if back:
-            terms |= self._later_terms(batch, fakes, features, drawn)
-        return fakes, terms
-
-    def _later_terms(self, batch: dict, fakes: dict, features: dict, drawn: tf.Tensor) -> dict:
-        """Those that count from `back_from` on."""
-        config, terms = self.config, {}
-        for source, target in (("a", "b"), ("b", "a")):
-            direction = f"{source}2{target}"
-            noise = losses.noise_sd(batch[f"real_{target}"], self.finest_plane) ** 2
-            if config.lambda_detail:
-                usual, weight = batch[f"detail_{source}"], batch[f"weight_{source}"]
-                terms[f"detail_{direction}"] = losses.detail(fakes[target], usual, noise, weight)
-            if config.carries_texture(direction):
-                # so that no more than the amplitudes is learned from it
-                amplitudes = texture.amplitudes(self.generators[direction], tf.stop_gradient(features[target]))
-                given = [batch[f"{kind}_{source}"] for kind in ("real", "partner", "detail")]
-                terms[f"texture_{direction}"] = losses.texture(amplitudes, *given, noise, batch[f"weight_{source}"])
-        return terms | (self._back_terms(batch, drawn) if config.lambda_back else {})
-
-    def _back_terms(self, batch: dict, drawn: tf.Tensor) -> dict:
-        """What each generator makes of translations, against the real volumes that those are of.
-
-        Here a generator has pairs that fit to the voxel, and whose target is real. Unlike a cycle loss, nothing of it
-        reaches the generator that made the translation, which could else hide in it what the way back needs; the noise
-        of a real volume covers what is hidden all the same. (Back-translation, as Sennrich et al. 2016 name it for
-        texts.) The translations are the running averages', a slow teacher: two generators that learn from each other
-        at once drift together from what the details of their translations meant. They are sharpened at random, so
-        that the generator that reads them does not rely on their being smoother than real volumes.
-        """
-        terms, config = {}, self.config
-        for i, (source, target) in enumerate((("a", "b"), ("b", "a"))):
-            given, _ = _parted(kernels.forward(self._teachers[f"{source}2{target}"], batch[f"real_{source}"]))
-            given = tf.stop_gradient(given)
-            batch_size, *shape = given.shape
-            # by the volume's number, so that it is the same however the batch is divided
-            keys = [tf.stack([2 * self.seed + i, drawn * batch_size + n]) for n in range(batch_size)]
-            if config.back_sharpening:
-                others = [tf.random.experimental.stateless_fold_in(key, 1) for key in keys]
-                factor = tf.stack([tf.random.stateless_uniform([1, 1, 1, 1], key) for key in others])
-                detail = given - losses.smoothed(given, SHARPENED_DETAIL)
-                given += tf.cast(config.back_sharpening * factor, given.dtype) * detail
-                given = tf.clip_by_value(given, -1.0, 1.0)
-            noise = tf.stack([tf.random.stateless_normal(shape, key) for key in keys])
-            given += tf.cast(losses.noise_sd(batch[f"real_{target}"], self.finest_plane) * noise, given.dtype)
-            result, _ = self._translate(f"{target}2{source}", given)
-            terms[f"back_{source}{target}{source}"] = losses.difference(result, batch[f"real_{source}"], "l1")
-        return terms
-
-    def _generator_terms(self, batch: dict, drawn: tf.Tensor, back: bool = True) -> tuple[dict, dict]:
-        config, terms, fakes, features = self.config, {}, {}, {}
-        for source, target in (("a", "b"), ("b", "a")):
-            direction = f"{source}2{target}"
-            real = batch[f"real_{source}"]
-            inputs = [real]
-            if config.lambda_identity:
-                inputs.append(batch[f"real_{target}"])
-            # one call for all that goes through the same weights: exact, since nothing mixes the batch
-            translated, used = self._translate(direction, tf.concat(inputs, 0))
-            outputs = tf.split(translated, len(inputs))
-            fakes[target], features[target] = outputs[0], used if used is None else tf.split(used, len(inputs))[0]
-            if config.lambda_identity:
-                terms[f"identity_{target}"] = losses.difference(
-                    outputs[1], batch[f"real_{target}"], config.identity_loss
-                )
-            if config.lambda_pair:
-                terms[f"pair_{direction}"] = losses.difference(
-                    fakes[target], batch[f"partner_{source}"], "l1", batch[f"weight_{source}"]
-                )
-            if config.lambda_gradient_consistency:
-                terms[f"gradient_consistency_{direction}"] = losses.gradient_consistency(real, fakes[target])
-            if self.adversarial:
-                logits = kernels.forward(self.discriminators[target], fakes[target])
-                terms[f"adversarial_{direction}"] = losses.adversarial(logits, True, config.adversarial_loss)
-        if config.lambda_cycle:
-            for source, target in (("a", "b"), ("b", "a")):
-                cycled, _ = self._translate(f"{target}2{source}", fakes[target])
-                name = f"cycle_{source}{target}{source}"
-                terms[name] = losses.difference(cycled, batch[f"real_{source}"], config.cycle_loss)
-        if back:
-            terms |= self._later_terms(batch, fakes, features, drawn)
-        return fakes, terms
-
-    def _translate(self, direction: str, volumes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Translations before texture, from which everything but its amplitudes is learned, and what those need."""
-        translate = functools.partial(kernels.forward, self._before_texture[direction])
-        # only input and results are kept for the way back; generators have no dropout that could differ the second time
-        return _parted((tf.recompute_grad(translate) if self.config.rematerialize else translate)(volumes))
-
-    def _discriminator_terms(self, batch: dict, fakes: dict) -> tuple[dict, dict]:
-        terms, measures = {}, {}
-        kind = self.config.adversarial_loss
-        for name, discriminator in self.discriminators.items():
-            real = batch[f"real_{name}"]
-            if self.config.lambda_r1:
-                # on a tape of its own: the term is a gradient, and the outer tape takes the gradient of that, which
-                # the fused normalisation of `kernels` has to a few thousandths only
-                with tf.GradientTape() as tape:
-                    tape.watch(real)
-                    real_logits = discriminator(real, training=True)
-                terms[f"r1_{name}"] = losses.r1(tape.gradient(real_logits, real), tf.size(real_logits))
-                fake_logits = kernels.forward(discriminator, fakes[name])
-            else:
-                real_logits, fake_logits = tf.split(
-                    kernels.forward(discriminator, tf.concat([real, fakes[name]], 0)), 2
-                )
-            # halved, so that the discriminator learns more slowly than the generators (Zhu et al. 2017)
-            terms[f"discriminator_{name}"] = 0.5 * (
-                losses.adversarial(real_logits, True, kind) + losses.adversarial(fake_logits, False, kind)
-            )
-            measures[f"accuracy_{name}"] = losses.accuracy(real_logits, fake_logits, kind)
-        return terms, measures
-
-    def _weight(self, name: str, adversarial: bool) -> float:
-        kind = name.rpartition("_")[0]
-        if kind in ("discriminator", "texture"):  # what they train nothing else does
-            return 1.0
-        weight = getattr(self.config, f"lambda_{kind}")
-        if kind == "gradient_consistency":
-            return 0.5 * weight  # the report's L_GC is half the sum of the two directions
-        return weight * self.config.pair_share if kind == "pair" and adversarial else weight
 
     def _average(self) -> None:
         """Move the running averages of the generators' weights."""
@@ -390,6 +272,61 @@ class CycleGAN(tf.Module):
         # built before the first step and before a restore, so that every slot exists
         optimizer.build(variables)
         return optimizer
+
+
+class _Networks:
+    """`terms.Networks` of a model in one part of a step.
+
+    Args:
+        model: whose networks they are.
+        drawn: the number of the part among those of all steps.
+    """
+
+    def __init__(self, model: CycleGAN, drawn: tf.Tensor):
+        self._model, self._drawn = model, drawn
+
+    def context(self, batch: dict, parts: list[terms.Part]) -> terms.Context:
+        """What the terms of the generators are computed from."""
+        model = self._model
+        return terms.Context(batch, self, [part.term for part in parts], model.config, model.finest_plane)
+
+    def translate(self, direction: Direction, volumes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        translate = functools.partial(kernels.forward, self._model.before_texture[direction])
+        # only input and results are kept for the way back; generators have no dropout that could differ the second time
+        return _parted((tf.recompute_grad(translate) if self._model.config.rematerialize else translate)(volumes))
+
+    def teach(self, direction: Direction, volumes: tf.Tensor) -> tf.Tensor:
+        return _parted(kernels.forward(self._model.teachers[direction], volumes))[0]
+
+    def amplitudes(self, direction: Direction, features: tf.Tensor) -> tf.Tensor:
+        return texture.amplitudes(self._model.generators[direction], features)
+
+    def judge(self, domain: str, volumes: tf.Tensor) -> tf.Tensor:
+        return kernels.forward(self._model.discriminators[domain], volumes)
+
+    def judge_with_gradient(self, domain: str, volumes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # on a tape of its own: the outer tape takes the gradient of this gradient, which the fused normalisation of
+        # `kernels` has to a few thousandths only
+        with tf.GradientTape() as tape:
+            tape.watch(volumes)
+            logits = self._model.discriminators[domain](volumes, training=True)
+        return logits, tape.gradient(logits, volumes)
+
+    def noise(self, direction: Direction, volumes: tf.Tensor) -> tf.Tensor:
+        shape = volumes.shape[1:]
+        return tf.stack([tf.random.stateless_normal(shape, key) for key in self._keys(direction, volumes)])
+
+    def sharpening(self, direction: Direction, volumes: tf.Tensor) -> tf.Tensor | None:
+        if not self._model.config.back_sharpening:
+            return None
+        keys = [tf.random.experimental.stateless_fold_in(key, 1) for key in self._keys(direction, volumes)]
+        factors = tf.stack([tf.random.stateless_uniform([1, 1, 1, 1], key) for key in keys])
+        return self._model.config.back_sharpening * factors
+
+    def _keys(self, direction: Direction, volumes: tf.Tensor) -> list[tf.Tensor]:
+        """Seeds by the number of each volume, so that chance is the same however a batch is divided."""
+        own, size = 2 * self._model.seed + DIRECTIONS.index(direction), volumes.shape[0]
+        return [tf.stack([own, self._drawn * size + n]) for n in range(size)]
 
 
 def _parted(results: tf.Tensor | list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor | None]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cyclescan.artifacts.direction import DIRECTIONS, Direction
 from cyclescan.config import Config
+from cyclescan.training import terms
 from cyclescan.training.validation import Seen
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,8 @@ class Health:
                 self._past[name].append(value)
         for name in ("generators", "discriminators"):
             self._look_at_gradients(step, name)
-        for domain, direction in (("a", "b2a"), ("b", "a2b")):
-            self._look_at_discriminator(step, domain, direction)
+        for direction in reversed(DIRECTIONS):
+            self._look_at_discriminator(step, direction)
 
     def look_at_checkpoint(self, step: int, seen: Mapping[str, Seen]) -> None:
         """Look at what the networks make of the fixed volumes.
@@ -97,9 +99,9 @@ class Health:
                 f"no more; try a smaller learning_rate{self._calmer()}.",
             )
 
-    def _look_at_discriminator(self, step: int, domain: str, direction: str) -> None:
-        accuracy = self._past[f"accuracy_{domain}"][-WINDOWS:]
-        loss = self._past[f"adversarial_{direction}"][-WINDOWS:]
+    def _look_at_discriminator(self, step: int, direction: Direction) -> None:
+        accuracy = self._past[terms.accuracy_column(direction.target)][-WINDOWS:]
+        loss = self._past[terms.ADVERSARIAL.column(direction)][-WINDOWS:]
         if len(accuracy) < WINDOWS or len(loss) < WINDOWS or min(accuracy) < ALL_RIGHT:
             return
         before, now = np.mean(loss[: WINDOWS // 2]), np.mean(loss[WINDOWS // 2 :])
@@ -107,9 +109,9 @@ class Health:
             self._say(
                 f"outplayed {direction}",
                 step,
-                f"the discriminator of domain {domain} is right on {100 * np.mean(accuracy):.1f} % of patches and the "
-                f"adversarial loss of {direction} rises ({before:.2f} to {now:.2f}): it has nothing left to teach; "
-                f"try a smaller learning_rate{self._calmer()}.",
+                f"the discriminator of domain {direction.target} is right on {100 * np.mean(accuracy):.1f} % of "
+                f"patches and the adversarial loss of {direction} rises ({before:.2f} to {now:.2f}): it has nothing "
+                f"left to teach; try a smaller learning_rate{self._calmer()}.",
             )
 
     def _anchor(self) -> str:

@@ -16,13 +16,15 @@ from cyclescan.models import build_discriminator, build_generator
 from cyclescan.models.graph import calls, precision
 from cyclescan.models.upsampled_conv import UpsampledConv3D, merging
 from cyclescan.preprocessing.detail import WINDOWS
-from cyclescan.training import kernels
+from cyclescan.training import kernels, terms
+from cyclescan.training.terms import Pass
 
 FLOAT32, FLOAT16 = 4, 2
 FIRST_LEVEL = 3  # calls: convolution, norm, activation
 # How many gradients of activations are alive where one would do: TensorFlow takes up what is ready, also of other
 # branches. With this figure the estimates of 13 settings lay from 11 % below to 12 % above the measured peaks.
 IN_FLIGHT = 1.5
+READ = {"partner": 1, "weight": 1, "detail": len(WINDOWS)}  # numbers for each voxel of what terms read of a batch
 
 
 # --- what a layer leaves in memory ---
@@ -343,15 +345,17 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
     """
     graphs = (networks or Networks()).graphs(config)
     generator, discriminator = graphs["generator"], graphs["discriminator"]
-    adversarial = config.lambda_adversarial > 0
+    used = terms.used(config)
+    passes = collections.Counter(each for term in used for each in term.passes)
+    reads = {name for term in used for name in term.reads}
+    adversarial = bool(passes[Pass.JUDGED])
     memory = _Memory()
     trained = 2 * (generator.weights + discriminator.weights)
     averages = 2 * generator.weights if config.average_decay else 0
     memory.take("weights", "weights", trained + averages)
     memory.take("optimizer", "optimizer", 2 * trained)
-    # real volumes, their partners with a weight for each voxel, and the bands of their detail
-    volumes = 6 if config.lambda_pair else 2
-    volumes = (volumes + (2 * len(WINDOWS) if config.batch_contents["detail"] else 0)) * config.batch_size
+    # of each domain real volumes and what else terms read
+    volumes = 2 * (1 + sum(READ[name] for name in reads)) * config.batch_size
     memory.take("batch", "batches", volumes * _volume(config))
     part = config.batch_size // config.accumulate
     if config.accumulate > 1:
@@ -359,14 +363,14 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
         memory.take("parts", "batches", (volumes + volumes * part // config.batch_size) * _volume(config))
         memory.take("mean", "gradients", trained)
 
-    inputs = 2 if config.lambda_identity else 1
+    inputs = 1 + bool(passes[Pass.BESIDE])
     there = _Pass(memory, "there", generator, inputs * part, 2)
-    ways_back = 2 * (bool(config.lambda_cycle) + bool(config.lambda_back))
+    ways_back = 2 * passes[Pass.AGAIN]
     back = _Pass(memory, "back", generator, part, ways_back) if ways_back else None
     if adversarial:
         judged = _Pass(memory, "judged", discriminator, part, 2, to_weights=False)
-        # R1 keeps its way to the gradient of the real volumes as well
-        learning = _Pass(memory, "learning", discriminator, (3 if config.lambda_r1 else 2) * part, 2)
+        # real and generated volumes; the gradient on the real ones keeps its own way as well
+        learning = _Pass(memory, "learning", discriminator, (2 + bool(passes[Pass.TWICE])) * part, 2)
     keep = not config.rematerialize
     if not keep:
         there_again = _Pass(memory, "there again", generator, inputs * part, 2)

@@ -18,16 +18,18 @@ import tensorflow as tf
 
 from cyclescan import dataset, records
 from cyclescan.artifacts import runs
+from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.command import progress as progress_bar
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import alone_in, make_folder
 from cyclescan.config import Config
-from cyclescan.training import board, checkpoints, distribution, plan, schedules, stopping, validation
+from cyclescan.training import board, checkpoints, distribution, plan, schedules, stopping, terms, validation
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.distribution import Distribution, Turn, WorkerLostError
 from cyclescan.training.health import Health
 from cyclescan.training.journal import EVENTS, HISTORY, Journal
+from cyclescan.training.terms import Phase
 from cyclescan.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -347,15 +349,17 @@ def _finest_plane(spacing_mm: list[float]) -> tuple[int, int]:
 
 
 def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
-    paired = config.lambda_pair > 0
+    contents = terms.batch_contents(config)
+    paired = contents["paired"]
     if paired and not (data / "pairs").is_dir():
         raise InputError(
             f"The settings have a pair term (lambda_pair={config.lambda_pair:g}) but {data}/pairs is missing; make it "
             f"with `python -m data_prep pair {data}`, or take a preset that needs none, such as gradient_consistency."
         )
     streams = {domain: dataset.open_stream(data, "pairs" if paired else "train", domain) for domain in ("a", "b")}
-    if config.batch_contents["detail"]:
-        for source, target in (("a", "b"), ("b", "a")):
+    if contents["detail"]:
+        for direction in DIRECTIONS:
+            source, target = direction.source, direction.target
             pair = records.decode(records.read_at(*streams[source].entries[0]))
             if pair.partner_detail is None:
                 raise InputError(
@@ -365,7 +369,7 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
                     "with a run on it, add --set lambda_detail=0 texture=none."
                 )
             partners = len(pair.partner_subjects)
-            if config.carries_texture(f"{source}2{target}") and partners < ENOUGH_PARTNERS:
+            if config.carries_texture(direction) and partners < ENOUGH_PARTNERS:
                 log.warning(
                     "Texture is what a mean of many partners has lost. In %s/pairs it is one of %d, which has kept "
                     "more of it, so generated volumes of domain %s may get little or none.",
@@ -385,7 +389,7 @@ def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, firs
             config.batch_size,
             seed,
             config.augment,
-            **config.batch_contents,
+            **terms.batch_contents(config),
             start=first,
             **share,
         )
@@ -433,13 +437,17 @@ def _fraction(step: int, steps: int, seconds: float, minutes: float | None) -> f
 
 def _take_step(model: CycleGAN, batch: dict, fraction: float) -> tuple[dict, dict]:
     """The kind of step that this part of the run asks for."""
-    config = model.config
-    back = fraction >= config.back_from
-    if not (config.lambda_pair > 0 and fraction < config.warmup):
-        return model.train_step(batch, back=back)
-    adversarial_phase = model.adversarial and config.warmup < 1
-    soon = fraction >= config.warmup - config.discriminator_warmup
-    return model.warmup_step(batch, discriminators=adversarial_phase and soon, back=back)
+    return model.take_step(batch, _phase(model.config, fraction))
+
+
+def _phase(config: Config, fraction: float) -> Phase:
+    """Which terms count at this part of a run."""
+    late = fraction >= config.back_from
+    whole = Phase.whole(config, late)
+    if not (fraction < config.warmup and terms.has_warmup(config)):
+        return whole
+    soon = config.warmup < 1 and fraction >= config.warmup - config.discriminator_warmup
+    return Phase(warmup=True, late=late, discriminators=whole.discriminators and soon)
 
 
 def _tagged(losses: dict, measures: dict, step: int, run: Run) -> dict[str, float]:
@@ -471,9 +479,8 @@ def _log(journal: Journal, step: int, seconds: float, recent: list[dict], bar) -
         means[name] = float(np.mean([v for v in values if math.isfinite(v)] or [math.nan]))
         board.scalars(room, {name: means[name]}, step)
     journal.add({"step": step, "seconds": round(seconds, 2), **means})
-    named = ("pair_a2b", "pair_b2a", "back_aba", "back_bab", "cycle_aba", "cycle_bab")
-    shown = [n for n in named if n in means]
-    bar.set_postfix({n: f"{means[n]:.3f}" for n in shown})
+    named = [term.column(direction) for term in terms.all_terms() if term.in_bar for direction in DIRECTIONS]
+    bar.set_postfix({name: f"{means[name]:.3f}" for name in named if name in means})
     return means
 
 

@@ -32,6 +32,7 @@ from cyclescan.artifacts.runs import Run
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
 from cyclescan.losses.information import nmi
+from cyclescan.training import terms
 
 SOURCES = 4  # so few that looking at them is a small share of the training
 TARGETS = 24
@@ -82,7 +83,7 @@ class Validation:
             kept = [_middle(r.voxels, config.patch_shape) for r in _read(data, ["val", "train"], domain, SOURCES)]
             self._sources[domain] = kept
             self._examples[domain] = {"source": kept[0]}
-            if config.lambda_pair > 0:
+            if terms.batch_contents(config)["paired"]:
                 (pair,) = _read(data, ["pairs"], domain, 1)
                 both = {"source": pair.voxels, "partner": pair.partner}
                 self._examples[domain] = {name: _middle(v, config.patch_shape) for name, v in both.items()}
@@ -158,7 +159,7 @@ def stalled(run: Run) -> bool:
     if not run.patience:
         return False
     config = run.config
-    begin = config.warmup if config.lambda_pair > 0 and config.warmup < 1 else 0.0
+    begin = config.warmup if terms.has_warmup(config) and config.warmup < 1 else 0.0
     scores = []
     for path in run.checkpoints.values():
         facts = read_json(path / "checkpoint.json")

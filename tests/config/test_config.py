@@ -73,7 +73,6 @@ def test_detail_is_compared_with_that_of_pairs():
 def test_texture_is_that_of_generated_volumes_of_a_domain(texture, directions):
     config = Config(lambda_pair=1.0, texture=texture)
     assert [d for d in ("a2b", "b2a") if config.carries_texture(d)] == directions
-    assert config.batch_contents == {"paired": True, "detail": bool(directions)}
     with pytest.raises(ValueError, match="average_a2b"):
         config.carries_texture("average_a2b")
 

@@ -1,6 +1,5 @@
 """The step, against a plain transcription of it."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -9,11 +8,14 @@ import tensorflow as tf
 
 from benchmarks.plain import PlainCycleGAN
 from cyclescan import losses
+from cyclescan.artifacts.direction import Direction
 from cyclescan.config import Config
 from cyclescan.models import texture
 from cyclescan.preprocessing import detail
-from cyclescan.training.cyclegan import CycleGAN
+from cyclescan.training import terms
+from cyclescan.training.cyclegan import CycleGAN, _Networks
 from cyclescan.training.image_pool import ImagePool
+from cyclescan.training.terms import Phase
 
 SETTINGS = Config().with_settings(
     "patch_shape=8,16,16 generator_levels=2 generator_filters=4 generator_full_resolution_filters=4 "
@@ -48,18 +50,18 @@ def test_step_equals_a_plain_transcription_of_the_seeds():
     networks = [*ours.generators.values(), *ours.discriminators.values()]
     for _ in range(2):
         expected, wanted = plain.gradients(data["real_a"], data["real_b"])
-        (gradients, terms, _), _ = ours._gradients(data, 0, ours._generator_terms, True)
+        (gradients, told, _), _ = ours._gradients(data, 0, Phase.whole(config))
         got = gradients["generators"] + gradients["discriminators"]
         for mine, theirs in zip(got, itertools.chain(*wanted), strict=True):
             # a ReLU whose input is 0 up to rounding may go either way
             assert np.linalg.norm(mine - theirs) < 5e-3 * np.linalg.norm(theirs) + 1e-6
-        terms = {name: float(value) for name, value in terms.items()}
-        cycle = 10 * (terms["cycle_aba"] + terms["cycle_bab"])
+        told = {name: float(value) for name, value in told.items()}
+        cycle = 10 * (told["cycle_aba"] + told["cycle_bab"])
         totals = [
-            terms["adversarial_a2b"] + cycle + 10 * terms["identity_b"],
-            terms["adversarial_b2a"] + cycle + 10 * terms["identity_a"],
-            terms["discriminator_a"],
-            terms["discriminator_b"],
+            told["adversarial_a2b"] + cycle + 10 * told["identity_b"],
+            told["adversarial_b2a"] + cycle + 10 * told["identity_a"],
+            told["discriminator_a"],
+            told["discriminator_b"],
         ]
         np.testing.assert_allclose(totals, expected, rtol=1e-5)
         ours.train_step(data)
@@ -106,7 +108,7 @@ def test_generators_that_are_computed_again_give_the_same_step():
 
 def test_measures_of_a_step_by_their_definitions():
     model = CycleGAN(SETTINGS, 0)
-    (gradients, _, before), _ = model._gradients(batch(), 0, model._generator_terms, True)
+    (gradients, _, before), _ = model._gradients(batch(), 0, Phase.whole(SETTINGS))
     logits = {n: [model.discriminators[n](x, training=True) for x in (batch()[f"real_{n}"],)] for n in "ab"}
     _, measures = model.train_step(batch())
     assert set(measures) == {"accuracy_a", "accuracy_b", "gradient_norm_generators", "gradient_norm_discriminators"}
@@ -131,10 +133,10 @@ def test_r1_is_the_squared_gradient_on_real_volumes():
     change = [float(tf.reduce_sum(model.discriminators["a"](real + s * step, training=True))) for s in (-0.5, 0.5)]
     assert change[1] - change[0] == pytest.approx(float((gradient * step).sum()), rel=0.05)
     logits = model.discriminators["a"](real).numpy().size
-    terms, _ = model.train_step(batch())
-    assert float(terms["r1_a"]) == pytest.approx(0.5 * np.square(gradient).sum() / logits, rel=1e-3)
+    told, _ = model.train_step(batch())
+    assert float(told["r1_a"]) == pytest.approx(0.5 * np.square(gradient).sum() / logits, rel=1e-3)
     plain, _ = without.train_step(batch())
-    assert float(terms["discriminator_a"]) == pytest.approx(float(plain["discriminator_a"]), rel=1e-4)
+    assert float(told["discriminator_a"]) == pytest.approx(float(plain["discriminator_a"]), rel=1e-4)
 
 
 def test_spectral_norm_bounds_every_kernel_and_is_seeded():
@@ -220,7 +222,7 @@ def test_a_step_has_the_same_bytes_each_time(more):
     keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
     data = {key: tf.constant(rng.uniform(size=(1, 16, 64, 64, 1)), tf.float32) for key in keys}
     data |= {f"detail_{d}": tf.constant(rng.uniform(size=(1, 16, 64, 64, 2)), tf.float32) for d in "ab"}
-    step = tf.function(lambda: model._gradients(data, 0, model._generator_terms, True)[0])
+    step = tf.function(lambda: model._gradients(data, 0, Phase.whole(model.config))[0])
     first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(8)]
     for other in others:
         assert all(np.array_equal(x, y) for x, y in zip(first, other, strict=True))
@@ -235,8 +237,8 @@ def test_mixed_precision_updates_like_float32(precision):
         model = CycleGAN(config.with_settings([f"precision={name}"]), 3)
         before = weights(model)
         for _ in range(3):
-            terms = model.train_step(batch(paired=True))[0]
-        assert all(v.dtype == tf.float32 for v in terms.values())
+            told = model.train_step(batch(paired=True))[0]
+        assert all(v.dtype == tf.float32 for v in told.values())
         updates[name] = np.concatenate([(y - x).ravel() for x, y in zip(before, weights(model), strict=True)])
     one, other = updates.values()
     assert np.corrcoef(one, other)[0, 1] > 0.9
@@ -294,10 +296,10 @@ def test_batch_of_two_is_the_mean_of_its_volumes():
     config = SETTINGS.with_settings(["lambda_adversarial=0", "batch_size=2"])
     both = batch(size=2)
     models = [CycleGAN(config, 0) for _ in range(3)]
-    terms, _ = models[0].train_step(both)
+    told, _ = models[0].train_step(both)
     singles = [models[i + 1].train_step({k: v[i : i + 1] for k, v in both.items()})[0] for i in range(2)]
     mean = np.mean([float(s["cycle_aba"]) for s in singles])
-    assert float(terms["cycle_aba"]) == pytest.approx(mean, rel=1e-4)
+    assert float(told["cycle_aba"]) == pytest.approx(mean, rel=1e-4)
 
 
 def test_pool_fills_then_exchanges_half():
@@ -356,6 +358,11 @@ def back_model(*more):
     return CycleGAN(Config().with_settings(settings), 0)
 
 
+def context(model, data, number=0):
+    """What terms that count late are computed from, in the step of a number."""
+    return _Networks(model, tf.constant(number, tf.int64)).context(data, [])
+
+
 def back_batch():
     rng = np.random.default_rng(0)
     keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
@@ -365,7 +372,7 @@ def back_batch():
 def test_the_way_back_teaches_only_the_generator_that_takes_it():
     model, data = back_model(), back_batch()
     with tf.GradientTape() as tape:
-        term = model._back_terms(data, tf.constant(0, tf.int64))["back_aba"]
+        term = terms.BACK.compute(context(model, data), Direction.A2B)
     networks = {name: generator.trainable_variables for name, generator in model.generators.items()}
     gradients = tape.gradient(term, networks)
     assert all(g is None for g in gradients["a2b"])
@@ -390,9 +397,12 @@ def test_the_detail_term_begins_with_the_way_back():
     model = back_model("lambda_detail=0.3", "lambda_back=0")
     data = detailed_batch(0.01)
     assert "detail_a2b" not in model.warmup_step(data)[0]
-    for terms in (model.warmup_step(data, back=True)[0], model.train_step(data)[0]):
-        assert {"detail_a2b", "detail_b2a"} <= set(terms)
-    assert model._weight("detail_a2b", True) == model._weight("detail_a2b", False) == 0.3
+    for told in (model.warmup_step(data, back=True)[0], model.train_step(data)[0]):
+        assert {"detail_a2b", "detail_b2a"} <= set(told)
+    for warmup in (True, False):
+        phase = terms.Phase(warmup=warmup, late=True, discriminators=False)
+        parts = [part for part in terms.of_generators(model.config, phase) if part.term is terms.DETAIL]
+        assert terms.weights(parts, model.config, phase) == {"detail_a2b": 0.3, "detail_b2a": 0.3}
 
 
 def test_translations_get_as_much_detail_as_the_partners_have():
@@ -403,9 +413,9 @@ def test_translations_get_as_much_detail_as_the_partners_have():
         data |= {f"real_{d}": losses.smoothed(data[f"real_{d}"], 5) for d in "ab"}
         model.set_learning_rate(2e-3)
         for _ in range(60):
-            terms, _ = model.warmup_step(data, back=True)
+            told, _ = model.warmup_step(data, back=True)
         made[energy] = np.mean(detail.energies(model.generators["a2b"](data["real_a"])[0, ..., 0]))
-        assert float(terms["detail_a2b"]) < 2
+        assert float(told["detail_a2b"]) < 2
     assert made[1e-2] > 2 * made[1e-4]
 
 
@@ -416,8 +426,8 @@ def test_texture_changes_nothing_but_its_amplitudes():
     for model in (plain, textured):
         assert not any(name.startswith("texture") for name in model.warmup_step(data)[0])
         model.warmup_step(data, back=True)
-        terms, _ = model.train_step(data)
-    assert {"texture_a2b", "texture_b2a"} <= set(terms)
+        told, _ = model.train_step(data)
+    assert {"texture_a2b", "texture_b2a"} <= set(told)
     for direction, generator in textured.generators.items():
         before = texture.without(generator)
         expected = plain.generators[direction](data["real_a"])
@@ -435,8 +445,8 @@ def test_amplitudes_become_those_that_give_the_texture_of_the_partners():
     data["real_a"] = losses.smoothed(data["real_a"], 5)  # without noise
     model.set_learning_rate(5e-3)
     for _ in range(600):
-        terms, _ = model.warmup_step(data, back=True)
-    assert "texture_a2b" not in terms
+        told, _ = model.warmup_step(data, back=True)
+    assert "texture_a2b" not in told
     generator = model.generators["b2a"]
     _, features = texture.without(generator)(data["real_b"])
     expected = 2 * np.sqrt(losses.TEXTURE_ENERGY)
@@ -447,7 +457,7 @@ def test_noise_on_the_way_back_is_drawn_anew_and_again():
     model, data = back_model(), back_batch()
 
     def term(number):
-        return float(model._back_terms(data, tf.constant(number, tf.int64))["back_aba"])
+        return float(terms.BACK.compute(context(model, data, number), Direction.A2B))
 
     assert term(0) == term(0) != term(1)
 
@@ -456,7 +466,7 @@ def test_the_teacher_of_the_way_back_is_the_running_average():
     model, data = back_model("average_decay=0.9"), back_batch()
 
     def term():
-        return float(model._back_terms(data, tf.constant(0, tf.int64))["back_aba"])
+        return float(terms.BACK.compute(context(model, data), Direction.A2B))
 
     before = term()
     for variable in model.generators["a2b"].trainable_variables:
@@ -471,10 +481,11 @@ def test_what_goes_back_is_sharpened_at_random(monkeypatch):
     seen = {}
     for sharpening in (0, 2):
         model, data = back_model(f"back_sharpening={sharpening}"), back_batch()
+        asked = context(model, data)
         monkeypatch.setattr(
-            model, "_translate", lambda _, given, at=sharpening: (seen.update({at: given}) or given, None)
+            asked._networks, "translate", lambda _, given, at=sharpening: (seen.update({at: given}) or given, None)
         )
-        model._back_terms(data, tf.constant(0, tf.int64))
+        asked.returned(Direction.B2A)
     # the noise is the same; so is the clipping, where the detail is not sharpened
     plain = model.translators["b2a"](data["real_b"], training=True)
     detail = plain - losses.smoothed(plain, 3)
@@ -490,8 +501,9 @@ def test_the_pair_term_is_lighter_in_the_adversarial_phase_alone():
         """Of the gradients in the warm-up and in the adversarial phase, whose other terms weigh nothing."""
         model = back_model("lambda_back=0", "lambda_adversarial=1e-9", f"pair_share={share}")
         found = []
-        for terms in (functools.partial(model._pair_terms, back=False), model._generator_terms):
-            (gradients, _, _), _ = model._gradients(back_batch(), 0, terms, False)
+        for warmup in (True, False):
+            phase = Phase(warmup=warmup, late=True, discriminators=not warmup)
+            (gradients, _, _), _ = model._gradients(back_batch(), 0, phase)
             found.append(float(tf.linalg.global_norm(gradients["generators"])))
         return found
 

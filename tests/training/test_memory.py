@@ -9,6 +9,7 @@ from cyclescan.common.errors import InputError
 from cyclescan.config.presets import preset
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.memory import Networks, estimate
+from cyclescan.training.terms import batch_contents
 from tests.conftest import SETTINGS
 
 NARROW = "patch_shape=32,64,64 generator_filters=16 generator_max_filters=128 discriminator_filters=16"
@@ -25,7 +26,7 @@ def measured(config, steps=3) -> int:
     if config.lambda_pair:
         keys += ["partner_a", "partner_b", "weight_a", "weight_b"]
     batch = {key: tf.random.stateless_uniform(shape, [0, i]) for i, key in enumerate(keys)}
-    if config.batch_contents["detail"]:
+    if batch_contents(config)["detail"]:
         batch |= {f"detail_{d}": tf.random.stateless_uniform((*shape[:-1], 2), [1, 0]) for d in "ab"}
     tf.config.experimental.reset_memory_stats("CPU:0")
     for _ in range(steps):

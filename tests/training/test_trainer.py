@@ -199,17 +199,12 @@ def test_that_few_partners_may_give_no_texture_is_said(tiny_records, tmp_path, c
     ],
 )
 def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
-    class Model:
-        config = CONFIG.with_settings(["discriminator_warmup=0.2", "back_from=0.4", *settings])
-        adversarial = config.lambda_adversarial > 0
-
-        def warmup_step(self, batch, discriminators, back):
-            return "warmup" + " and back" * back + " with discriminators" * discriminators
-
-        def train_step(self, batch, back):
-            return "adversarial" + " and back" * back
-
-    assert trainer._take_step(Model(), None, fraction) == kind
+    config = CONFIG.with_settings(["discriminator_warmup=0.2", "back_from=0.4", *settings])
+    phase = trainer._phase(config, fraction)
+    words = ["warmup" if phase.warmup else "adversarial"] + ["and back"] * phase.late
+    words += ["with discriminators"] * (phase.warmup and phase.discriminators)
+    assert " ".join(words) == kind
+    assert phase.adversarial == (not phase.warmup and config.lambda_adversarial > 0)
 
 
 def test_records_that_are_replaced_meanwhile_end_the_run(tmp_path):
