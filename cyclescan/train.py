@@ -8,13 +8,15 @@ import sys
 
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
-from cyclescan.config import Config
+from cyclescan.config import Config, reference
 from cyclescan.config.presets import PRESETS, preset
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command, and the settings that `--set` takes at the end of its help."""
+    parser.epilog = reference.command_line_help()
     parser.add_argument("--data", help="folder made by `data_prep build`")
     parser.add_argument("--run", help="folder for settings, checkpoints, TensorBoard and history")
     names = ", ".join(PRESETS)
@@ -26,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="extend",
         dest="settings",
-        help="change settings of the preset, for instance patch_shape=32,64,64 precision=mixed_float16",
+        help="change settings of the preset, for instance patch_shape=32,64,64 precision=mixed_float16; they are "
+        "listed below",
     )
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")

@@ -44,7 +44,10 @@ def run(
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default where there is one to name."""
+    """Names a default where there is one to name, and leaves text of several lines as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default not in (None, False, []) else action.help

@@ -1,4 +1,4 @@
-"""Settings of a model and its training: one frozen dataclass, presets by name, unknown keys refused."""
+"""Settings of a model and its training: one frozen dataclass, whose unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -6,120 +6,210 @@ import dataclasses
 from collections.abc import Iterable
 
 from cyclescan.common.errors import InputError
-
-CHOICES = {
-    "generator_upsampling": ("resize", "transposed"),
-    "generator_normalization": ("instance", "none"),
-    "texture": ("none", "a", "b", "both"),
-    "discriminator_normalization": ("instance", "spectral"),
-    "adversarial_loss": ("bce", "least_squares"),
-    "cycle_loss": ("l1", "l2"),
-    "identity_loss": ("l1", "l2"),
-    "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
-}
-LEAST = {
-    "batch_size": 1,
-    "steps": 1,
-    "generator_levels": 1,
-    "generator_filters": 1,
-    "generator_max_filters": 1,
-    "generator_convolutions": 1,
-    "generator_decoder_width": 1,
-    "generator_kernel": 1,
-    "generator_full_resolution_filters": 0,
-    "discriminator_levels": 1,
-    "discriminator_filters": 1,
-    "discriminator_kernel": 1,
-    "pool_size": 0,
-    "back_sharpening": 0,
-}
+from cyclescan.config import fields
+from cyclescan.config.fields import BELOW_ONE, POSITIVE, SHARE, WEIGHT, Group, at_least, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that determines a training run besides its data.
 
-    A loss whose `lambda_` is 0 is not computed. Shapes are (depth, height, width) in voxels.
+    Each field says its group, what it is for and which values it may have (`config.fields`); docs/reference/settings.md
+    and `train --help` are made of that. Shapes are (depth, height, width) in voxels.
+
+    Raises:
+        InputError: a value is not allowed; the sentence names the setting, the value and what is.
     """
 
-    # data
-    patch_shape: tuple[int, int, int] = (32, 64, 64)
-    batch_size: int = 1
-    augment: bool = True  # random left-right mirror, and patches that reach a little beyond the border
-    # generator: `levels` halvings; `filters` after the first, doubled at each one up to `max_filters`
-    generator_levels: int = 4
-    generator_filters: int = 32
-    generator_max_filters: int = 256
-    generator_convolutions: int = 1  # per level, on each side
-    generator_decoder_width: int = 1  # channels of the decoder relative to the encoder's at the same level
-    generator_kernel: int = 3
-    generator_upsampling: str = "resize"
-    generator_normalization: str = "instance"
-    generator_residual: bool = False  # output = tanh(input + network) instead of tanh(network)
-    generator_full_resolution_filters: int = 16  # convolutions before the first halving; 0 for none, as in the seed
-    texture: str = "none"  # the domains whose generated volumes carry texture of their source, see `models.texture`
-    # discriminator: `levels` halvings, then two convolutions of stride 1
-    discriminator_levels: int = 2
-    discriminator_filters: int = 32
-    discriminator_kernel: int = 4
-    discriminator_dropout: float = 0.5
-    discriminator_normalization: str = "instance"  # or "spectral", for discriminators that learn too fast
-    # losses
-    adversarial_loss: str = "least_squares"
-    lambda_adversarial: float = 1.0
-    cycle_loss: str = "l1"
-    lambda_cycle: float = 10.0
-    identity_loss: str = "l1"
-    lambda_identity: float = 0.0
-    lambda_gradient_consistency: float = 0.0
-    lambda_r1: float = 0.0  # of the discriminators' gradient on real volumes, where they learn too fast
-    lambda_pair: float = 0.0  # L1 to registered pseudo-pairs (`data_prep pair`)
-    pair_share: float = 1.0  # of lambda_pair, which is left in the adversarial phase
-    lambda_detail: float = 0.0  # the amount of fine detail, to that of the partners of the pairs; from `back_from` on
-    lambda_back: float = 0.0  # L1 of a volume to what becomes of it there, with noise, and back; only back learns
-    back_sharpening: float = 0.0  # what goes back is sharpened at random, by at most so many times its fine detail
-    # schedule, as fractions of the run
-    steps: int = 1000
-    warmup: float = 0.0  # only pair, detail, texture and back-translation, before the adversarial phase begins
-    back_from: float = 0.0  # back-translation, detail, texture count from here on: translations must be fair first
-    discriminator_warmup: float = 0.0  # the last part of the warm-up, in which the discriminators learn already
-    decay_from: float = 0.5  # the learning rate falls linearly to 0 from here on
-    learning_rate: float = 2e-4
-    beta_1: float = 0.5
-    pool_size: int = 50
-    average_decay: float = 0.0  # translate with a running average of the generators' weights; 0 for the last weights
-    precision: str = "float32"
-    # less memory for the same step: a batch in so many parts, generators computed again on the way back
-    accumulate: int = 1
-    rematerialize: bool = False
+    patch_shape: tuple[int, int, int] = setting(
+        (32, 64, 64), Group.DATA, "voxels of a patch: sagittal slices, height, width; multiples of 2^generator_levels"
+    )
+    batch_size: int = setting(1, Group.DATA, "patches of each domain in a step, on all devices", bounds=at_least(1))
+    augment: bool = setting(
+        True, Group.DATA, "mirror left-right at random, and let patches reach a little beyond the border"
+    )
+
+    generator_levels: int = setting(4, Group.GENERATOR, "halvings of the grid", bounds=at_least(1))
+    generator_filters: int = setting(
+        32, Group.GENERATOR, "channels after the first halving, doubled at each one", bounds=at_least(1)
+    )
+    generator_max_filters: int = setting(256, Group.GENERATOR, "at most so many channels", bounds=at_least(1))
+    generator_convolutions: int = setting(1, Group.GENERATOR, "a level, on each side", bounds=at_least(1))
+    generator_decoder_width: int = setting(
+        1, Group.GENERATOR, "channels of the decoder relative to the encoder's at the same level", bounds=at_least(1)
+    )
+    generator_kernel: int = setting(3, Group.GENERATOR, "voxels along an edge of a convolution", bounds=at_least(1))
+    generator_upsampling: str = setting(
+        "resize",
+        Group.GENERATOR,
+        "how the grid is doubled; transposed convolutions, as in the CycleScan report, make checkerboards",
+        choices=("resize", "transposed"),
+    )
+    generator_normalization: str = setting(
+        "instance", Group.GENERATOR, "of the features of a level", choices=("instance", "none")
+    )
+    generator_residual: bool = setting(
+        False, Group.GENERATOR, "output = tanh(input + network) instead of tanh(network)"
+    )
+    generator_full_resolution_filters: int = setting(
+        16,
+        Group.GENERATOR,
+        "channels before the first halving; 0 for none, as in the CycleScan report",
+        bounds=at_least(0),
+    )
+    texture: str = setting(
+        "none",
+        Group.GENERATOR,
+        "the domains whose generated volumes carry texture of their source over; needs lambda_pair",
+        choices=("none", "a", "b", "both"),
+    )
+
+    discriminator_levels: int = setting(
+        2, Group.DISCRIMINATOR, "halvings of the grid, before two convolutions of stride 1", bounds=at_least(1)
+    )
+    discriminator_filters: int = setting(
+        32, Group.DISCRIMINATOR, "channels after the first halving, doubled at each one", bounds=at_least(1)
+    )
+    discriminator_kernel: int = setting(
+        4, Group.DISCRIMINATOR, "voxels along an edge of a convolution", bounds=at_least(1)
+    )
+    discriminator_dropout: float = setting(
+        0.5, Group.DISCRIMINATOR, "share of the features that are dropped at random", bounds=BELOW_ONE
+    )
+    discriminator_normalization: str = setting(
+        "instance",
+        Group.DISCRIMINATOR,
+        "of the features, or of the kernels (spectral), for discriminators that learn too fast",
+        choices=("instance", "spectral"),
+    )
+
+    adversarial_loss: str = setting(
+        "least_squares",
+        Group.LOSSES,
+        "what discriminators and generators play for: squared distances, or binary cross entropy",
+        choices=("bce", "least_squares"),
+    )
+    lambda_adversarial: float = setting(
+        1.0, Group.LOSSES, "weight of what the discriminators say of translations", bounds=WEIGHT, teaches=True
+    )
+    cycle_loss: str = setting("l1", Group.LOSSES, "absolute or squared differences", choices=("l1", "l2"))
+    lambda_cycle: float = setting(
+        10.0, Group.LOSSES, "weight of a volume's difference from itself, there and back", bounds=WEIGHT, teaches=True
+    )
+    identity_loss: str = setting("l1", Group.LOSSES, "absolute or squared differences", choices=("l1", "l2"))
+    lambda_identity: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of what a generator changes in volumes that are in its target domain already",
+        bounds=WEIGHT,
+        teaches=True,
+    )
+    lambda_gradient_consistency: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of 1 - correlation of the edges of a volume and its translation",
+        bounds=WEIGHT,
+        teaches=True,
+    )
+    lambda_r1: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of the discriminators' gradient on real volumes, where they learn too fast",
+        bounds=WEIGHT,
+    )
+    lambda_pair: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of the absolute difference to registered pseudo-pairs (`data_prep pair`)",
+        bounds=WEIGHT,
+        teaches=True,
+    )
+    pair_share: float = setting(
+        1.0, Group.LOSSES, "of lambda_pair, which is left in the adversarial phase", bounds=SHARE
+    )
+    lambda_detail: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of the amount of fine detail, compared with that of the partners of pairs; needs lambda_pair",
+        bounds=WEIGHT,
+    )
+    lambda_back: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of back-translation: the difference of a volume from what becomes of it there, with noise, and back, "
+        "from which only the way back learns",
+        bounds=WEIGHT,
+        teaches=True,
+    )
+    back_sharpening: float = setting(
+        0.0,
+        Group.LOSSES,
+        "what goes back is sharpened at random, by at most so many times its fine detail",
+        bounds=at_least(0),
+    )
+
+    steps: int = setting(1000, Group.SCHEDULE, "steps of the run", bounds=at_least(1))
+    warmup: float = setting(
+        0.0,
+        Group.SCHEDULE,
+        "until then generators learn from pairs, detail, texture and back-translation alone",
+        bounds=SHARE,
+    )
+    back_from: float = setting(
+        0.0,
+        Group.SCHEDULE,
+        "from then on back-translation, detail and texture count: translations must be fair first",
+        bounds=SHARE,
+    )
+    discriminator_warmup: float = setting(
+        0.0, Group.SCHEDULE, "the last part of the warm-up, in which discriminators learn already", bounds=SHARE
+    )
+    decay_from: float = setting(0.5, Group.SCHEDULE, "from then on the learning rate falls linearly to 0", bounds=SHARE)
+
+    learning_rate: float = setting(2e-4, Group.OPTIMIZER, "of Adam, until decay_from", bounds=POSITIVE)
+    beta_1: float = setting(0.5, Group.OPTIMIZER, "of Adam: how long it remembers gradients", bounds=BELOW_ONE)
+    pool_size: int = setting(
+        50,
+        Group.DISCRIMINATOR,
+        "generated patches of each domain that are kept to be shown again; 0 for none",
+        bounds=at_least(0),
+    )
+    average_decay: float = setting(
+        0.0,
+        Group.OPTIMIZER,
+        "translate with a running average of the generators' weights; 0 for the last weights",
+        bounds=BELOW_ONE,
+    )
+    precision: str = setting(
+        "float32",
+        Group.MEMORY,
+        "of the networks' numbers; those of 16 bits are faster on a GPU",
+        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    accumulate: int = setting(1, Group.MEMORY, "compute a batch in so many parts, which must divide batch_size")
+    rematerialize: bool = setting(
+        False, Group.MEMORY, "compute generators again on the way back instead of keeping what they made"
+    )
 
     def __post_init__(self):
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"{key} is {getattr(self, key)!r}; allowed is {' or '.join(allowed)}.")
+        for field in dataclasses.fields(self):
+            fields.of(field).check(field.name, getattr(self, field.name))
+        self._check_sizes()
+        self._check_losses()
+
+    def _check_sizes(self) -> None:
         multiple = self.stride
         if len(self.patch_shape) != 3 or any(n < multiple or n % multiple for n in self.patch_shape):
             raise InputError(
                 f"patch_shape is {','.join(map(str, self.patch_shape))}; each of its three numbers must be a positive "
                 f"multiple of {multiple} (2 to the power of generator_levels)."
             )
-        for key, least in LEAST.items():
-            if getattr(self, key) < least:
-                raise InputError(f"{key} is {getattr(self, key)}; it must be at least {least}.")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate is {self.accumulate}; it must divide the batch_size, which is {self.batch_size}."
             )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name.startswith("lambda_") and not 0 <= value < float("inf"):
-                raise InputError(f"{field.name} is {value}; it must be a finite number of at least 0.")
-        for key in ("pair_share", "warmup", "discriminator_warmup", "back_from", "decay_from"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InputError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
-        for key in ("discriminator_dropout", "average_decay", "beta_1"):
-            if not 0 <= getattr(self, key) < 1:
-                raise InputError(f"{key} is {getattr(self, key)}; it must lie in [0, 1).")
+
+    def _check_losses(self) -> None:
         if self.lambda_detail and not self.lambda_pair:
             raise InputError(
                 f"lambda_detail is {self.lambda_detail} and lambda_pair 0; what detail is compared with comes from "
@@ -130,19 +220,16 @@ class Config:
                 f"texture is {self.texture!r} and lambda_pair 0; how much texture there is comes from pairs, so "
                 "lambda_pair must be positive, too."
             )
-        helping = ("lambda_r1", "lambda_detail")  # they cannot teach alone
-        names = [f.name for f in dataclasses.fields(self) if f.name.startswith("lambda_") and f.name not in helping]
+        names = [field.name for field in dataclasses.fields(self) if fields.of(field).teaches]
         teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())
         if not teaching:
             raise InputError(
                 f"{', '.join(names)} are all 0 (lambda_back counts if back_from is 0): generators would learn nothing."
             )
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be positive.")
 
     @property
     def stride(self) -> int:
-        """Every axis of a patch must be a multiple of this."""
+        """Every axis of a patch must be a multiple of this many voxels."""
         return 2**self.generator_levels
 
     def carries_texture(self, direction: str) -> bool:
@@ -153,12 +240,16 @@ class Config:
         return self.texture in (target, "both")
 
     def to_dict(self) -> dict:
-        """Plain JSON values."""
+        """The settings as plain JSON values, in the order of the fields."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict) -> Config:
-        """The inverse of `to_dict`; `InputError` for an unknown key."""
+        """Make settings of what `to_dict` gave; the others have their defaults.
+
+        Raises:
+            InputError: a key is unknown, or a value is not allowed.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
@@ -166,13 +257,17 @@ class Config:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def with_settings(self, settings: Iterable[str]) -> Config:
-        """A copy with `KEY=VALUE` texts applied; lists are written 32,64,64 and booleans true or false."""
+        """Make a copy with `KEY=VALUE` texts applied; lists are written 32,64,64 and booleans true or false.
+
+        Raises:
+            InputError: a text is not of this form, a key is unknown, or a value is not allowed.
+        """
         values = self.to_dict()
         types = {f.name: type(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        for setting in settings:
-            key, equals, text = setting.partition("=")
+        for pair in settings:
+            key, equals, text = pair.partition("=")
             if not equals:
-                raise InputError(f"The setting {setting!r} is not understood; write KEY=VALUE.")
+                raise InputError(f"The setting {pair!r} is not understood; write KEY=VALUE.")
             if key not in types:
                 raise InputError(f"There is no setting {key!r}; allowed are {', '.join(sorted(types))}.")
             values[key] = _value(key, text, types[key])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
-from cyclescan.config import Config
+from cyclescan.config import Config, reference
 from cyclescan.training.memory import Need, Networks, estimate
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,9 @@ def alternatives(config: Config, networks: Networks) -> Iterator[Choice]:
     def choice(cost, **changes):
         nonlocal config
         config = dataclasses.replace(config, **changes)
-        words = {key: f"{key}={_text(value)}" for key, value in config.to_dict().items() if value != asked[key]}
+        words = {
+            key: f"{key}={reference.text(value)}" for key, value in config.to_dict().items() if value != asked[key]
+        }
         added = " ".join(words[key] for key in words if key in changes)
         return Choice(" ".join(words.values()), added, cost, config, estimate(config, networks))
 
@@ -157,12 +159,6 @@ def _possible(config: Config, patch: tuple[int, int, int], networks: Networks) -
     except InputError:
         return False
     return True
-
-
-def _text(value) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def page(config: Config, device: Device) -> str:

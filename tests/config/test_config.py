@@ -1,8 +1,14 @@
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from cyclescan import train
 from cyclescan.common.errors import InputError
-from cyclescan.config import Config
+from cyclescan.config import Config, fields, reference
 from cyclescan.config.presets import PRESETS, preset
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_settings_are_parsed_by_type():
@@ -88,3 +94,50 @@ def test_presets_are_as_the_reports_have_them():
     assert seed.patch_shape == (32, 256, 256)
     assert (second.lambda_cycle, second.lambda_gradient_consistency) == (3.0, 0.3)
     assert seed.lambda_pair == second.lambda_pair == 0.0
+
+
+def test_every_setting_says_what_it_is():
+    for field in dataclasses.fields(Config):
+        about = fields.of(field)
+        assert len(about.help.split()) > 2 and not about.help.endswith("."), field.name
+        is_number = type(field.default) in (int, float)
+        assert bool(about.bounds) == (is_number and field.name != "accumulate"), field.name  # that divides batch_size
+        assert bool(about.choices) == isinstance(field.default, str), field.name
+        about.check(field.name, field.default)
+
+
+def test_settings_of_earlier_versions_keep_their_names_and_order():
+    """config.json and the cards of exported models are written in this order."""
+    assert list(Config().to_dict())[:5] == [
+        "patch_shape",
+        "batch_size",
+        "augment",
+        "generator_levels",
+        "generator_filters",
+    ]
+    assert list(Config().to_dict())[-4:] == ["average_decay", "precision", "accumulate", "rematerialize"]
+
+
+def test_the_page_of_settings_is_current():
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert page == reference.page(), "run `python -m cyclescan.config.reference > docs/reference/settings.md`"
+
+
+def test_help_lists_the_settings_by_group(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    titles = [text.index(f"\n  {group.title}: ") for group in fields.Group]
+    assert titles == sorted(titles)
+    for field in dataclasses.fields(Config):
+        place = text.index(f"\n    {field.name}={reference.text(field.default)}\n")
+        group = list(fields.Group).index(fields.of(field).group)
+        assert titles[group] < place < [*titles[1:], len(text)][group], field.name
+    assert "weight of back-translation: " in text and "(instance, spectral)" in text
+
+
+def test_values_are_written_as_set_takes_them():
+    for _, config in PRESETS.values():
+        written = [f"{name}={reference.text(value)}" for name, value in config.to_dict().items()]
+        assert Config().with_settings(written) == config
