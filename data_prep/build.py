@@ -33,7 +33,7 @@ from cyclescan.common.files import make_folder, sha256
 from cyclescan.preprocessing import Options, body, geometry, guard, intensity, prepare
 from cyclescan.scans.dicom.series import Series
 from cyclescan.scans.volume import CANONICAL_AXES, MAX_VOXELS, SIDES
-from data_prep import graph, layouts, pseudonyms, qc, scans, splits, workspace
+from data_prep import graph, layouts, persons, pseudonyms, qc, scans, splits, workspace
 from data_prep.splits import DOMAINS, SPLITS
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="NAME", choices=list(layouts.LAYOUTS),
         help="both paths are of an unpacked public data set, of which the domain's name chooses the scans, as in "
         f"--a t1=DIR --b t2=DIR --layout ixi; {', '.join(layouts.LAYOUTS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--subject", metavar="REGEX",
+        help="who a scan in a folder shows: what this finds in its path below the folder (its first group, or all), as "
+        "in '^([^/]+)/' for the first folder's name; without it, BIDS' sub-, PatientID, or the name of file or folder, "
+        "where names that differ in visit, run, side or the domain's own name are of one person",
     )  # fmt: skip
     parser.add_argument("--out", metavar="RECORDS", required=True, help="folder to write: shards and dataset.json")
     parser.add_argument(
@@ -214,6 +220,7 @@ def build(
     key_file: str | os.PathLike | None = None,
     overwrite: bool = False,
     layout: str | None = None,
+    subject: str | None = None,
 ) -> dict:
     """Turn the scans of two domains into TFRecords, split by subject or by site.
 
@@ -247,6 +254,7 @@ def build(
         key_file: the key of the pseudonyms; None: see `pseudonyms.key_file`.
         overwrite: replace an existing data set.
         layout: the public data set that both paths are of, see `layouts`; None: see `scans.find`.
+        subject: a regular expression that finds the subject in a path, see `scans.find`; None: see `persons`.
 
     Returns:
         What RECORDS/dataset.json says. "failed" lists the scans that could not be used, which are logged by name.
@@ -257,6 +265,8 @@ def build(
     """
     # every argument but those that change no byte of the data set
     request = {k: v for k, v in locals().items() if k not in ("out", *ONLY_HOW)}
+    if subject is None:
+        del request["subject"]  # so that a data set of a version that did not know it is brought up to date
     out = Path(out)
     names = _checked_names(a[0], b[0])
     scalings = {
@@ -279,7 +289,8 @@ def build(
     request |= {"a": (names["a"], os.path.abspath(a[1])), "b": (names["b"], os.path.abspath(b[1]))}
     request = pseudonyms.digest(key, json.dumps(request, sort_keys=True, default=str))
     before = _before(out, request, overwrite)
-    found = {d: _find(names[d], path, layout) for d, path in (("a", a[1]), ("b", b[1]))}
+    found = {d: _find(names[d], path, layout, subject) for d, path in (("a", a[1]), ("b", b[1]))}
+    found = persons.settled(found, names, {"a": a[1], "b": b[1]})
 
     sources, failed = _read_headers(found, names, key, volume)
     excluded = qc.exclude(sources, exclude)
@@ -325,10 +336,12 @@ def build(
     return info
 
 
-def _find(name: str, path: str | os.PathLike, layout: str | None) -> list[scans.Scan]:
+def _find(name: str, path: str | os.PathLike, layout: str | None, subject: str | None) -> list[scans.Scan]:
+    if layout and subject:
+        raise InputError(f"The layout {layout} knows its subjects; --subject is for folders without one.")
     if layout:
         return layouts.find(layout, name, path)
-    found = scans.find(path)
+    found = scans.find(path, persons.pattern(subject))
     layouts.warn_of(found, path)
     return found
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import walk
 from cyclescan.scans.dicom import rules, series
+from data_prep import persons
 from data_prep.scans import Scan
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class Layout:
 
     Attributes:
         patterns: of a path relative to the folder given, the first that fits, with the groups `subject`, `kind` and if
-            known `site`. A DICOM layout has no `kind`: SeriesDescription is it.
+            known `site` and `acquisition`, which tells scans of one kind apart. A DICOM layout has no `kind`:
+            SeriesDescription is it.
         kinds: the kinds that a domain's name stands for, in lower case; a name that is not here stands for itself.
         dicom: whether the scans are DICOM series.
     """
@@ -42,6 +44,7 @@ class Layout:
     dicom: bool = False
 
 
+_ENTITY = "[A-Za-z0-9]+-[A-Za-z0-9]+"
 _NIFTI = r"\.nii(\.gz)?$"
 
 LAYOUTS = {
@@ -49,7 +52,8 @@ LAYOUTS = {
         (
             # derivatives, source data and code of a BIDS data set are no raw scans of it
             r"^(?!(.*/)?(derivatives|sourcedata|code)/)(.*/)?"
-            rf"(?P<subject>sub-[A-Za-z0-9]+)(_[A-Za-z0-9]+-[A-Za-z0-9]+)*_(?P<kind>[A-Za-z0-9]+){_NIFTI}",
+            rf"(?P<subject>sub-[A-Za-z0-9]+)(_(?!acq-){_ENTITY})*(_acq-(?P<acquisition>[A-Za-z0-9]+))?(_{_ENTITY})*"
+            rf"_(?P<kind>[A-Za-z0-9]+){_NIFTI}",
         ),
         {"t1": ("t1w",), "t2": ("t2w",), "pd": ("pdw",), "t2star": ("t2starw",)},
     ),
@@ -95,7 +99,8 @@ def find(layout: str, domain: str, path: str | os.PathLike) -> list[Scan]:
     Args:
         layout: a key of `LAYOUTS`.
         domain: the domain's name, which states the kind of scan: t1 for `*_T1w.nii.gz` of BIDS, ct for `ct.nii.gz` of
-            SynthRAD; letter case does not count.
+            SynthRAD; letter case does not count. Where BIDS has no such suffix, it is the entity `acq-`: ciss for
+            `*_acq-ciss_T2w.nii.gz`, which is also acq-ciss_T2w.
         path: the unpacked download, or any folder of it; for a DICOM layout, rules may follow after a #.
 
     Raises:
@@ -111,9 +116,13 @@ def find(layout: str, domain: str, path: str | os.PathLike) -> list[Scan]:
         raise InputError(f"The layout {layout} is of NIfTI files; a rule after # is for DICOM.")
     wanted = chosen.kinds.get(domain.lower(), (domain.lower(),))
     listed = list(_of_dicom(chosen, folder, chosen_by) if chosen.dicom else _of_files(chosen, folder))
-    scans = [scan for kind, scan in listed if _is_of(kind.lower(), wanted, chosen)]
+    scans = [each.scan for each in listed if _is_of(each.kind.lower(), wanted, chosen)]
+    if scans:
+        _warn_of_acquisitions(domain, [each for each in listed if _is_of(each.kind.lower(), wanted, chosen)])
+    else:
+        scans = [each.scan for each in _of_acquisition(listed, domain, chosen, folder)]
     if not scans:
-        counts = collections.Counter(kind for kind, _ in listed)
+        counts = collections.Counter(each.label for each in listed)
         there = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items())) or "none of this layout"
         raise InputError(
             f"{folder} holds no scan for the domain {domain} in the layout {layout}, which looks for "
@@ -137,24 +146,58 @@ def _match(layout: Layout, path: str) -> dict[str, str]:
     return next((m.groupdict() for pattern in layout.patterns if (m := re.search(pattern, path))), {})
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A scan, and its kind and acquisition ("" where none is named) as the file's name says them."""
+
+    kind: str
+    scan: Scan
+    acquisition: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"acq-{self.acquisition}_{self.kind}" if self.acquisition else self.kind
+
+
+def _of_acquisition(listed: list[Found], domain: str, layout: Layout, folder: Path) -> list[Found]:
+    """The scans whose entity `acq-` a domain's name is, or whose `acq-` and suffix, as in acq-ciss_T2w."""
+    name, _, kind = domain.lower().removeprefix("acq-").partition("_")
+    found = [each for each in listed if each.acquisition.lower() == name]
+    if kind:
+        return [each for each in found if each.kind.lower() in layout.kinds.get(kind, (kind,))]
+    labels = sorted({each.label for each in found})
+    if len(labels) > 1:
+        raise InputError(f"{domain} is of several kinds in {folder}; name the domain {' or '.join(labels)}.")
+    return found
+
+
+def _warn_of_acquisitions(domain: str, found: list[Found]) -> None:
+    labels = collections.Counter(each.label for each in found if each.acquisition)
+    if len(labels) > 1:
+        counts = ", ".join(f"{label} ({count})" for label, count in sorted(labels.items()))
+        log.warning("%s is of several acquisitions, %s; one of them as the domain's name chooses it.", domain, counts)
+
+
 def _is_of(kind: str, wanted: tuple[str, ...], layout: Layout) -> bool:
     """Equal; a SeriesDescription goes on, with the side of the knee."""
     return any(kind == each or (layout.dicom and kind.startswith(f"{each}_")) for each in wanted)
 
 
 def _of_files(layout: Layout, folder: Path):
-    """Each file that fits, as its kind and its scan."""
+    """Each file that fits."""
     for file in sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix()):
         if facts := _match(layout, file.relative_to(folder).as_posix()):
-            yield facts["kind"], Scan(file, facts["subject"], site=facts.get("site"))
+            scan = Scan(file, facts["subject"], site=facts.get("site"), named=persons.LAYOUT)
+            yield Found(facts["kind"], scan, facts.get("acquisition") or "")
 
 
 def _of_dicom(layout: Layout, folder: Path, chosen_by):
-    """Each series of a subject's folder, as its SeriesDescription and its scan."""
+    """Each series of a subject's folder; its kind is SeriesDescription."""
     found = series.find(folder)
     for each in rules.choose(found, chosen_by, folder) if chosen_by else found:
         if facts := _match(layout, os.path.relpath(each.path, os.path.abspath(folder))):
-            yield each.facts.get("SeriesDescription", ""), Scan(each.path, facts["subject"], series=each)
+            scan = Scan(each.path, facts["subject"], series=each, named=persons.LAYOUT)
+            yield Found(each.facts.get("SeriesDescription", ""), scan)
 
 
 def _bids_sites(folder: Path) -> dict[str, str]:

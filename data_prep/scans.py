@@ -18,7 +18,7 @@ from cyclescan.common.files import walk
 from cyclescan.scans import acquisition, volume
 from cyclescan.scans.dicom import convert, rules, series
 from cyclescan.scans.volume import Volume
-from data_prep import metaimage
+from data_prep import metaimage, persons
 from data_prep.splits import SPLITS
 
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
@@ -35,6 +35,7 @@ class Scan:
         side: left or right.
         site: where it was made.
         series: the DICOM series, None for a NIfTI file.
+        named: how the subject was found, see `persons`.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Scan:
     side: str | None = None
     site: str | None = None
     series: series.Series | None = None
+    named: str = dataclasses.field(default=persons.NAME, compare=False)
 
 
 class Readable(Protocol):
@@ -89,7 +91,7 @@ def files(scan: Readable) -> list[str]:
     return scan.series.files if scan.series else [os.path.abspath(scan.path)]
 
 
-def find(path: str | os.PathLike) -> list[Scan]:
+def find(path: str | os.PathLike, subject: re.Pattern | None = None) -> list[Scan]:
     """The scans of one domain, in a fixed order.
 
     Args:
@@ -100,10 +102,13 @@ def find(path: str | os.PathLike) -> list[Scan]:
             subject of a NIfTI file in a folder is the BIDS entity `sub-XXXX` of its name or of a folder above it, else
             its name; where several files have the same name, the folder they lie in. The subject of a DICOM series is
             PatientID; where that is missing, the BIDS entity or the first folder below `path`.
+        subject: what finds the subject in the path of a file below the folder, see `persons.by_pattern`; None: as
+            said above. A table states its subjects itself.
 
     Raises:
-        InputError: there is no scan there, a rule chooses none or is missing, or the table is not understood or lists
-            a file twice. A scan that is there and cannot be used is returned: it fails when it is read.
+        InputError: there is no scan there, a rule chooses none or is missing, the table is not understood or lists
+            a file twice, or `subject` finds nobody in a path. A scan that is there and cannot be used is returned: it
+            fails when it is read.
     """
     path, chosen_by = rules.split(path)
     if not os.path.exists(path):  # pathlib raises where a name is too long
@@ -111,33 +116,42 @@ def find(path: str | os.PathLike) -> list[Scan]:
             f"{path} does not exist; a folder of NIfTI files or DICOM series, a .csv or .tsv table or a scan is needed."
         )
     if path.is_dir():
-        return _in_folder(path, chosen_by)
+        return _in_folder(path, chosen_by, subject)
     if path.suffix.lower() in tables.DELIMITERS:
         return _in_table(path)
     if series.is_dicom(path):
-        return _of_dicom(path, chosen_by)
+        return _of_dicom(path, chosen_by, subject)
     if not volume.is_nifti(path):
         raise InputError(
             f"{path} is neither a folder, a .csv or .tsv table, a NIfTI file (.nii or .nii.gz), nor DICOM."
         )
-    return [Scan(path, _bids_subject(Path(path.name)) or volume.stem(path))]
+    return [_of_file(path, Path(path.name), subject)]
 
 
-def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+def _of_file(path: Path, relative: Path, subject: re.Pattern | None, folder: str = "") -> Scan:
+    """A scan with its subject: what `subject` or BIDS says, else the folder where one is given, else its name."""
+    if subject:
+        return Scan(path, persons.by_pattern(subject, relative), named=persons.PATTERN)
+    if entity := _bids_subject(relative):
+        return Scan(path, entity, named=persons.BIDS)
+    return Scan(path, folder or volume.stem(path), named=persons.FOLDER if folder else persons.NAME)
+
+
+def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule], subject: re.Pattern | None) -> list[Scan]:
     files = sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix())
     paths = [p for p in files if volume.is_nifti(p) and not volume.is_doubt_map(p)]
     if chosen_by or not paths:
-        return _of_dicom(folder, chosen_by)
+        return _of_dicom(folder, chosen_by, subject)
     stems = Counter(volume.stem(p) for p in paths)
     scans = []
     for path in paths:
         relative, stem = path.relative_to(folder), volume.stem(path)
         above = "" if relative.parent == Path() else relative.parent.as_posix()
-        scans.append(Scan(path, _bids_subject(relative) or (above if stems[stem] > 1 and above else stem)))
+        scans.append(_of_file(path, relative, subject, above if stems[stem] > 1 else ""))
     return scans
 
 
-def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
+def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule], subject: re.Pattern | None) -> list[Scan]:
     found = series.find(path)
     if not found:
         raise InputError(
@@ -145,18 +159,24 @@ def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule]) -> list[Scan]:
             if chosen_by
             else f"The folder {path} holds no NIfTI file (.nii or .nii.gz) and no DICOM, searched recursively."
         )
-    return [_scan_of(each, path) for each in rules.choose(found, chosen_by, path)]
+    return [_scan_of(each, path, subject) for each in rules.choose(found, chosen_by, path)]
 
 
-def _scan_of(each: series.Series, place: Path) -> Scan:
+def _scan_of(each: series.Series, place: Path, subject: re.Pattern | None) -> Scan:
     relative = Path(os.path.relpath(each.path, os.path.abspath(place)))
-    subject = each.subject or _bids_subject(relative) or (relative.parts[0] if len(relative.parts) > 1 else "")
-    if not subject:
-        subject = str(each.path)
-        if not each.problem:
-            problem = f"{each.path} has no PatientID; state the subject in a .csv or .tsv table."
+    above = relative.parts[0] if len(relative.parts) > 1 else ""
+    if subject:
+        name, named = persons.by_pattern(subject, relative), persons.PATTERN
+    elif each.subject:
+        name, named = each.subject, persons.PATIENT_ID
+    elif entity := _bids_subject(relative):
+        name, named = entity, persons.BIDS
+    else:
+        name, named = above or str(each.path), persons.FOLDER
+        if not above and not each.problem:
+            problem = f"{each.path} has no PatientID; state the subject with --subject or in a .csv or .tsv table."
             each = dataclasses.replace(each, problem=problem)
-    return Scan(each.path, subject, series=each)
+    return Scan(each.path, name, series=each, named=named)
 
 
 def _bids_subject(relative: Path) -> str | None:
@@ -182,7 +202,13 @@ def _in_table(path: Path) -> list[Scan]:
             raise InputError(
                 f"Line {number} of the table {path} has the side {row['side']!r}; allowed are left and right."
             )
-        stated = {"subject": row["subject"], "split": split, "side": side, "site": row.get("site") or None}
+        stated = {
+            "subject": row["subject"],
+            "named": persons.TABLE,
+            "split": split,
+            "side": side,
+            "site": row.get("site") or None,
+        }
         for each in _of_row(path.parent / row["path"]):
             scan = dataclasses.replace(each, **stated)
             if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:

@@ -124,6 +124,7 @@ def test_the_number_of_workers_changes_no_byte(domains, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines() == [
+            "Subjects: 6 of ciss, 6 of dess, 6 in both, told by the BIDS entity sub- (12 scans).",
             "train 4 ciss, 4 dess",
             "val   1 ciss, 1 dess",
             "test  1 ciss, 1 dess",

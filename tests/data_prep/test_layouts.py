@@ -84,6 +84,23 @@ def test_bids(tmp_path):
         layouts.find("bids", "ciss", tmp_path)
 
 
+ACQUISITIONS = [f"sub-{n}/anat/sub-{n}_ses-1_acq-{acq}_run-1_T2w.nii.gz" for n in "12" for acq in ("ciss", "DESS")]
+
+
+def test_acquisitions_of_one_suffix_can_be_chosen(tmp_path, caplog):
+    tree(tmp_path, *ACQUISITIONS, "sub-1/anat/sub-1_ses-1_acq-ciss_PDw.nii.gz", "sub-1/anat/sub-1_T1w.nii.gz")
+    assert set(found("bids", "dess", tmp_path)) == {name for name in ACQUISITIONS if "DESS" in name}
+    for name in ("acq-ciss_T2w", "ACQ-CISS_t2"):
+        assert set(found("bids", name, tmp_path)) == {name for name in ACQUISITIONS if "ciss" in name}
+    assert not caplog.records
+    with pytest.raises(InputError, match=r"several kinds in .*; name the domain acq-ciss_PDw or acq-ciss_T2w"):
+        found("bids", "ciss", tmp_path)
+    assert set(found("bids", "t2", tmp_path)) == set(ACQUISITIONS)
+    assert "t2 is of several acquisitions, acq-DESS_T2w (2), acq-ciss_T2w (2)" in caplog.text
+    with pytest.raises(InputError, match=r"there are T1w \(1\), acq-DESS_T2w \(2\), acq-ciss_PDw \(1\), acq-ciss_T2w"):
+        found("bids", "space", tmp_path)
+
+
 def test_ixi(tmp_path):
     """As the four tar files unpack: a folder for each contrast, all names in one."""
     tree(
