@@ -7,13 +7,14 @@ run that is resumed at step n continues with exactly the batches it would have s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from cyclescan import records
+from cyclescan import planting, records
 
 SHIFT = 2  # voxels by which augmentation moves a patch beyond the volume's border, either way
 
@@ -52,6 +53,9 @@ def batches(
     augment: bool,
     paired: bool = False,
     detail: bool = False,
+    transplants: int = 0,
+    fluid_blobs: int = 0,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     start: int = 0,
     worker: int = 0,
     workers: int = 1,
@@ -66,6 +70,8 @@ def batches(
         augment: mirror left-right at random and let patches reach a little beyond the border.
         paired: the streams hold pairs, and a batch has their partners and weights as well.
         detail: and how much fine detail the partners have.
+        transplants, fluid_blobs: how many of each are planted into every pair, see `planting`.
+        spacing_mm: of the records, for the size of blobs.
         worker: number of the machine, which gets its share of each batch, in order, and reads no other records.
         workers: number of machines; `batch_size` is a multiple of it.
 
@@ -73,8 +79,11 @@ def batches(
         Dictionaries of `real_a`, `real_b`, float32 (batch_size / workers, *patch_shape, 1); if paired also `partner_a`
         (what real_a should become in domain b), `partner_b`, `weight_a` and `weight_b`, of the same shape; a weight is
         the pair's confidence at each voxel, 0 where the partner is unknown; if `detail` also `detail_a` and `detail_b`,
-        (..., bands) instead of (..., 1), the partners' `detail.energies`, -1 where these are unknown.
+        (..., bands) instead of (..., 1), the partners' `detail.energies`, -1 where these are unknown. With blobs, also
+        `blobs_a` and `blobs_b`, the weights in them, where `weight_a` and `weight_b` are 0, and `healthy_a` and
+        `healthy_b`, the real volumes without any.
     """
+    # it has as many arguments as there are things that a stream depends on; each has a name of its own in `Config`
     share, parts = batch_size // workers, []
     numbers = tf.data.Dataset.range(start * share, np.iinfo(np.int64).max)
     if workers > 1:
@@ -87,7 +96,26 @@ def batches(
             deterministic=True,
         )
         parts.append(dataset.batch(share, drop_remainder=True))
-    return tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b}).prefetch(2)
+    both = tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b})
+    if transplants or fluid_blobs:
+        plant = functools.partial(_planted, seed=seed, counts=(transplants, fluid_blobs), spacing_mm=spacing_mm)
+        both = tf.data.Dataset.zip(both, numbers.batch(share, drop_remainder=True)).map(plant)
+    return both.prefetch(2)
+
+
+def _planted(batch: dict, numbers: tf.Tensor, seed: int, counts: tuple[int, int], spacing_mm) -> dict:
+    """A batch of pairs with blobs."""
+    found = {}
+    for domain, other in (("a", "b"), ("b", "a")):
+        pairs = []
+        for i, real_of_other in enumerate(tf.unstack(batch[f"real_{other}"])):
+            key = tf.stack([tf.constant(seed * 2 + ord(domain), tf.int64), numbers[i]])
+            drawn = planting.draw(tf.random.experimental.stateless_fold_in(key, 2), sum(counts))
+            pair = {name: batch[f"{name}_{domain}"][i] for name in ("real", "partner", "weight")}
+            pairs.append(planting.plant(pair, real_of_other, drawn, counts[0], spacing_mm))
+        found |= {f"{name}_{domain}": tf.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+        found[f"healthy_{domain}"] = batch[f"real_{domain}"]
+    return batch | found
 
 
 def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: bool, paired: bool, detail: bool):

@@ -14,7 +14,7 @@ FLOORS = [
     {"common", "__init__"},
     {"scans", "config"},
     {"preprocessing"},
-    {"models", "losses", "dataset", "records"},
+    {"models", "losses", "dataset", "planting", "records"},
     {"artifacts"},
     {"training", "diffusion"},
     {"inference"},

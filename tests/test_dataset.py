@@ -129,3 +129,25 @@ def test_a_worker_reads_nothing_but_its_share(tiny_records, monkeypatch):
     take(tiny_records, 3, batch_size=4, worker=1, workers=2)
     assert {2, 3, 6, 7, 10, 11} <= set(read)
     assert all(number % 4 >= 2 for number in read)
+
+
+def test_planted_pairs_continue_and_keep_the_healthy_volumes(tiny_records):
+    """Blobs, too, are a function of seed and step, and all else of a batch is as without them."""
+    options = {"shape": (4, 8, 8), "batch_size": 2, "paired": True, "seed": 7}
+    blobs = {"transplants": 2, "fluid_blobs": 2, "spacing_mm": (3.0, 2.0, 2.0)}
+    plain, planted = (take(tiny_records, 5, "pairs", **options, **extra) for extra in ({}, blobs))
+    rest = take(tiny_records, 2, "pairs", start=3, **options, **blobs)
+    for expected, got in zip(planted[3:], rest, strict=True):
+        for key, value in expected.items():
+            np.testing.assert_array_equal(value, got[key])
+    for before, after in zip(plain, planted, strict=True):
+        assert after.keys() - before.keys() == {"blobs_a", "blobs_b", "healthy_a", "healthy_b"}
+        for d in ("a", "b"):
+            np.testing.assert_array_equal(after[f"healthy_{d}"], before[f"real_{d}"])
+            np.testing.assert_allclose(after[f"weight_{d}"] + after[f"blobs_{d}"], before[f"weight_{d}"], atol=1e-6)
+            outside = after[f"blobs_{d}"] == 0
+            known = outside & (after[f"weight_{d}"] > 0)
+            np.testing.assert_array_equal(after[f"real_{d}"][known], before[f"real_{d}"][known])
+            np.testing.assert_array_equal(after[f"partner_{d}"][known], before[f"partner_{d}"][known])
+    assert any((batch["real_a"] != batch["healthy_a"]).any() for batch in planted)
+    assert (planted[0]["blobs_a"][0] != planted[0]["blobs_a"][1]).any()  # each volume of a batch has its own
