@@ -127,6 +127,24 @@ class Config:
     pair_share: float = setting(
         1.0, Group.LOSSES, "of lambda_pair, which is left in the adversarial phase", bounds=SHARE
     )
+    transplants: int = setting(
+        0,
+        Group.LOSSES,
+        "blobs of tissue from elsewhere in a pair, planted into both its sides so that lesions are learned, too",
+        bounds=at_least(0),
+    )
+    fluid_blobs: int = setting(
+        0,
+        Group.LOSSES,
+        "blobs of the brightest of each domain, planted likewise; for contrasts in which fluid is bright",
+        bounds=at_least(0),
+    )
+    lambda_blob: float = setting(
+        0.0,
+        Group.LOSSES,
+        "weight of the squared difference to the pair in blobs, which no other term of pairs counts",
+        bounds=WEIGHT,
+    )
     lambda_detail: float = setting(
         0.0,
         Group.LOSSES,
@@ -219,6 +237,13 @@ class Config:
             raise InputError(
                 f"texture is {self.texture!r} and lambda_pair 0; how much texture there is comes from pairs, so "
                 "lambda_pair must be positive, too."
+            )
+        blobs = self.transplants + self.fluid_blobs
+        if bool(self.lambda_blob) != bool(blobs) or (blobs and not self.lambda_pair):
+            raise InputError(
+                f"transplants is {self.transplants}, fluid_blobs {self.fluid_blobs}, lambda_blob {self.lambda_blob:g}, "
+                f"lambda_pair {self.lambda_pair:g}; blobs are planted into pairs, so either both lambda_blob and "
+                "lambda_pair are positive, or there are no blobs and lambda_blob is 0."
             )
         names = [field.name for field in dataclasses.fields(self) if fields.of(field).teaches]
         teaching = {name for name in names if getattr(self, name)} - ({"lambda_back"} if self.back_from else set())

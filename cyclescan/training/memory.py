@@ -24,7 +24,8 @@ FIRST_LEVEL = 3  # calls: convolution, norm, activation
 # How many gradients of activations are alive where one would do: TensorFlow takes up what is ready, also of other
 # branches. With this figure the estimates of 13 settings lay from 11 % below to 12 % above the measured peaks.
 IN_FLIGHT = 1.5
-READ = {"partner": 1, "weight": 1, "detail": len(WINDOWS)}  # numbers for each voxel of what terms read of a batch
+# numbers for each voxel of what terms read of a batch
+READ = {"partner": 1, "weight": 1, "blobs": 1, "healthy": 1, "detail": len(WINDOWS)}
 
 
 # --- what a layer leaves in memory ---

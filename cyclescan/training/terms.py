@@ -225,6 +225,14 @@ class Context:
         """How much fine detail partners have, (..., bands), see `detail.energies`."""
         return self._batch[f"detail_{domain}"]
 
+    def blobs(self, domain: str) -> Tensor:
+        """How much each voxel counts of the lesions that were planted into real volumes of a domain, see `planting`."""
+        return self._batch[f"blobs_{domain}"]
+
+    def healthy(self, domain: str) -> Tensor:
+        """Real volumes of a domain before lesions were planted, if any were."""
+        return self._batch.get(f"healthy_{domain}", self.real(domain))
+
     @_once
     def noise_sd(self, domain: str) -> Tensor:
         """The SD of the noise of real volumes, (batch, 1, 1, 1, 1)."""
@@ -267,7 +275,8 @@ class Context:
     @_once
     def returned(self, direction: Direction) -> Tensor:
         """What the generator of the way back makes of the teacher's translations, sharpened and with noise."""
-        given = ops.stop_gradient(self._networks.teach(direction, self.real(direction.source)))
+        # a teacher that loses planted lesions would teach its pupil to invent them: both see volumes without
+        given = ops.stop_gradient(self._networks.teach(direction, self.healthy(direction.source)))
         factor = self._networks.sharpening(direction, given)
         if factor is not None:
             detail = given - losses.smoothed(given, SHARPENED_DETAIL)
@@ -364,7 +373,13 @@ def _back(context: Context, direction: Direction) -> Tensor:
     together from what the details of their translations meant. They are sharpened at random, so that the generator that
     reads them does not rely on their being smoother than real volumes.
     """
-    return losses.difference(context.returned(direction), context.real(direction.source), "l1")
+    return losses.difference(context.returned(direction), context.healthy(direction.source), "l1")
+
+
+def _blob(context: Context, direction: Direction) -> Tensor:
+    # squared: what a blob should become is often uncertain, and where half of the cases say so, L1 stays at no lesion
+    source = direction.source
+    return losses.difference(context.fake(direction), context.partner(source), "l2", context.blobs(source))
 
 
 def _discriminator(judgement: Judgement, direction: Direction) -> Tensor:
@@ -461,6 +476,16 @@ BACK = Term(
     passes=(Pass.TEACHER, Pass.AGAIN),
     in_bar=True,
 )
+BLOB = Term(
+    name="blob",
+    path=Path.THERE,
+    counts=Counts.ALWAYS,
+    weight=lambda settings, phase: settings.lambda_blob,
+    compute=_blob,
+    label="planted lesions",
+    group=Group.SIMILARITY,
+    reads=("partner", "blobs", "healthy"),
+)
 DISCRIMINATOR = Term(
     name="discriminator",
     path=Path.INTO,
@@ -488,6 +513,7 @@ GENERATORS: list[tuple[Term, ...]] = [
     (CYCLE,),
     (DETAIL, TEXTURE),
     (BACK,),
+    (BLOB,),
 ]
 DISCRIMINATORS: list[tuple[Term, ...]] = [(R1, DISCRIMINATOR)]
 
@@ -546,10 +572,11 @@ def has_warmup(config: Config) -> bool:
     return bool(of_generators(config, Phase(warmup=True, late=False, discriminators=False)))
 
 
-def batch_contents(config: Config) -> dict[str, bool]:
+def batch_contents(config: Config) -> dict[str, bool | int]:
     """What batches must have for the terms of a run; arguments of `dataset.batches`."""
     read = {name for term in used(config) for name in term.reads}
-    return {"paired": "partner" in read, "detail": "detail" in read}
+    blobs = {"transplants": config.transplants, "fluid_blobs": config.fluid_blobs} if "blobs" in read else {}
+    return {"paired": "partner" in read, "detail": "detail" in read, **blobs}
 
 
 def values(parts: Iterable[Part], context: Context | Judgement) -> dict[str, Tensor]:

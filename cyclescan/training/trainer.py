@@ -145,7 +145,7 @@ def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoin
     if (first >= config.steps or out_of_time or stalled) and not unscored:
         log.info("%s is complete: nothing is left to do", folder)
         return run
-    batches = _batches(streams, config, run.seed, first, devices)
+    batches = _batches(streams, run, first, devices)
     if not devices.is_chief:
         return _follow(run, devices, model, batches, stop)
     checkpoints.check_room(run, state, first, every)
@@ -380,16 +380,18 @@ def _streams(data: Path, config: Config) -> dict[str, dataset.Stream]:
     return streams
 
 
-def _batches(streams: dict[str, dataset.Stream], config: Config, seed: int, first: int, devices: Distribution):
+def _batches(streams: dict[str, dataset.Stream], run: Run, first: int, devices: Distribution):
+    config = run.config
     share = {"worker": devices.worker, "workers": devices.workers}
     try:
         yield from dataset.batches(
             streams,
             config.patch_shape,
             config.batch_size,
-            seed,
+            run.seed,
             config.augment,
             **terms.batch_contents(config),
+            spacing_mm=run.data["spacing_mm"],
             start=first,
             **share,
         )

@@ -141,3 +141,12 @@ def test_values_are_written_as_set_takes_them():
     for _, config in PRESETS.values():
         written = [f"{name}={reference.text(value)}" for name, value in config.to_dict().items()]
         assert Config().with_settings(written) == config
+
+
+@pytest.mark.parametrize(
+    "settings", [["transplants=2"], ["lambda_blob=1"], ["fluid_blobs=1", "lambda_blob=1", "lambda_pair=0"]]
+)
+def test_blobs_their_weight_and_pairs_go_together(settings):
+    with pytest.raises(InputError, match=r"transplants is \d.*blobs are planted into pairs"):
+        Config(lambda_pair=1.0).with_settings(settings)
+    assert Config(lambda_pair=1.0, transplants=1, lambda_blob=2.0).lambda_blob == 2.0

@@ -30,6 +30,7 @@ ALL = Config(
     lambda_r1=128.0,
     texture="a",
 )
+LESIONS = Config(lambda_pair=2.0, transplants=2, fluid_blobs=3, lambda_blob=16.0, lambda_back=1.0, lambda_cycle=0.0)
 WARMUP = Phase(warmup=True, late=False, discriminators=False)
 
 
@@ -89,7 +90,7 @@ def test_names_say_the_domains_that_a_volume_passes(direction):
 
 def test_every_column_of_history_has_one_term():
     columns = [term.column(direction) for term in terms.all_terms() for direction in DIRECTIONS]
-    assert len(columns) == len(set(columns)) == 20
+    assert len(columns) == len(set(columns)) == 22
 
 
 def test_what_a_run_has_to_bring():
@@ -97,6 +98,7 @@ def test_what_a_run_has_to_bring():
     assert terms.batch_contents(Config(lambda_pair=1.0)) == {"paired": True, "detail": False}
     assert terms.batch_contents(Config(lambda_pair=1.0, texture="b")) == {"paired": True, "detail": True}
     assert terms.batch_contents(preset("cyclescan")) == {"paired": False, "detail": False}
+    assert terms.batch_contents(LESIONS) == {"paired": True, "detail": False, "transplants": 2, "fluid_blobs": 3}
     for _, config in PRESETS.values():
         assert terms.has_warmup(config) == (config.warmup > 0) == (config.lambda_pair > 0)
 
@@ -136,3 +138,39 @@ def test_the_sums_on_jax_are_those_of_the_step(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "made.npz")["sums"], expected, rtol=1e-4)
+
+
+class Shifting:
+    """Networks that add 0.5, and teachers that add 0.25; sharpening and noise are none."""
+
+    def translate(self, direction, volumes):
+        return volumes + 0.5, None
+
+    def teach(self, direction, volumes):
+        return volumes + 0.25
+
+    def noise(self, direction, volumes):
+        return tf.zeros_like(volumes)
+
+    def sharpening(self, direction, volumes):
+        return None
+
+
+def test_blobs_count_once_by_their_square_and_not_for_back_translation():
+    """In a half that is a blob the pair is 0.4 away, in the rest 0.1; the healthy volume is another one."""
+    blob = np.zeros((1, 4, 8, 8, 1), np.float32)
+    blob[:, :, :4] = 1
+    batch = {}
+    for domain in ("a", "b"):
+        real = np.random.default_rng(0).uniform(-0.3, 0.3, blob.shape).astype(np.float32)
+        batch |= {f"real_{domain}": real + blob, f"healthy_{domain}": real, f"blobs_{domain}": blob}
+        batch |= {f"partner_{domain}": real + 1.4 * blob + 0.5 - 0.1 * (1 - blob), f"weight_{domain}": 1 - blob}
+    whole = Phase.whole(LESIONS)
+    parts = [part for part in terms.of_generators(LESIONS, whole) if part.term.name != "adversarial"]
+    assert names(parts)[-2:] == ["blob_a2b", "blob_b2a"]
+    context = terms.Context(batch, Shifting(), [part.term for part in parts], LESIONS)
+    found = {name: float(value) for name, value in terms.values(parts, context).items()}
+    assert found["pair_a2b"] == pytest.approx(0.1 / 2, rel=1e-4)
+    assert found["blob_a2b"] == pytest.approx(0.4**2 / 2, rel=1e-4)
+    assert found["back_aba"] == pytest.approx(0.75, rel=1e-2)  # 0.25 of the teacher and 0.5 of the pupil
+    assert terms.weights(parts, LESIONS, whole)["blob_a2b"] == 16.0
