@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from markdown.extensions.toc import slugify
 
+from cyclescan.config import Config
 from docs import commands_page
 from tests.conftest import SETTINGS
 
@@ -67,6 +68,40 @@ def test_every_page_has_its_place_in_the_site():
     for page in PAGES:
         if page.startswith("docs/"):
             assert f" {page.removeprefix('docs/')}" in text, f"{page} is not in the nav of mkdocs.yml"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, made as .ci/run makes it."""
+    pytest.importorskip("mkdocs")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_the_site_has_copies_of_what_pages_link_to_outside_docs(site):
+    page = (site / "lab" / "index.html").read_text()
+    assert 'href="../repository/benchmarks/results/quality/"' in page
+    assert (site / "repository/benchmarks/results/quality/index.html").exists()
+    picture = site / "repository/benchmarks/results/quality.png"
+    assert picture.read_bytes() == (ROOT / "benchmarks/results/quality.png").read_bytes()
+    # back from a copy into the site itself
+    assert 'href="../../how-to/add-a-layer/"' in (site / "repository/CONTRIBUTING/index.html").read_text()
+
+
+def test_equations_are_mathml(site):
+    page = (site / "explanation/physics/index.html").read_text()
+    assert page.count("<math") > 50
+    assert "arithmatex" not in page
+    assert "<mfrac>" in page
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
+        assert not loaded, f"{page}: {loaded}"
 
 
 # --- generated pages, lengths ---
@@ -145,6 +180,28 @@ def test_commands_and_options_that_pages_show_exist():
                 assert re.search(rf"{re.escape(word)}\b", known[name]), f"{page}: {name} has no {word}"
                 options += 1
     assert options > 30
+
+
+def test_settings_that_pages_show_exist():
+    shown = []
+    for page in PAGES:
+        if not page.startswith(("docs/lab/", "docs/how-to/change-the-loss")):
+            shown += re.findall(r"--set ((?:[a-z_0-9]+=[\w.,]+ ?)+)", read(page).replace("\n", " "))
+    for settings in shown:
+        Config(lambda_pair=1.0).with_settings(word.rstrip(".,") for word in settings.split())
+    assert len(shown) > 5
+
+
+def test_files_that_pages_name_exist():
+    """But for the lab, whose pages are of their time."""
+    folders = ("cyclescan", "data_prep", "docs", "tests", "benchmarks")
+    names = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    for page in PAGES:
+        if page.startswith("docs/lab/") or page == "CHANGELOG.md":
+            continue
+        for name in re.findall(r"`([\w/.-]+\.py)`", read(page)):
+            found = [(ROOT / name).exists(), (ROOT / "cyclescan" / name).exists(), "/" not in name and name in names]
+            assert any(found), f"{page} names {name}"
 
 
 # --- what get-started and how-to show is run ---
