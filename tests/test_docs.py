@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from markdown.extensions.toc import slugify
 
+import cyclescan
 from cyclescan.config import Config
 from docs import commands_page
 from tests.conftest import SETTINGS
@@ -121,6 +123,28 @@ def test_first_pages_are_short(page, most):
 def test_readme_says_at_once_what_it_must_not_be_used_for():
     lines = read("README.md").splitlines()
     assert lines.index("## What it must not be used for") <= 12
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert str(citation["version"]) == cyclescan.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert all(entry["title"] and entry["authors"] for entry in (citation, *citation["references"]))
+
+
+@pytest.mark.parametrize("form", sorted(p.name for p in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")))
+def test_forms_of_issues_ask(form):
+    fields = [
+        part for part in yaml.safe_load(read(f".github/ISSUE_TEMPLATE/{form}"))["body"] if part["type"] != "markdown"
+    ]
+    assert all(part["attributes"]["label"] for part in fields)
+    assert len({part["id"] for part in fields}) == len(fields)
+    assert any(part.get("validations", {}).get("required") for part in fields)
+
+
+def test_the_workflow_runs_what_ci_is():
+    workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
+    assert [step["run"] for step in workflow["jobs"]["ci"]["steps"] if "run" in step] == [".ci/run"]
 
 
 # --- commands in pages ---
