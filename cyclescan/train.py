@@ -64,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
     )
     parser.add_argument(
+        "--start-from",
+        default=None,
+        metavar="MODEL",
+        help="a run, or a model that comes with cyclescan, whose generators a new run begins with; its generator_ "
+        "settings must be the same",
+    )
+    parser.add_argument(
         "--profile",
         action="store_true",
         help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
@@ -127,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int | None:
             keep_states=arguments.keep_states,
             patience=arguments.patience,
             profile=arguments.profile,
+            start_from=arguments.start_from,
         )
     except trainer.NotFiniteError as error:
         raise InputError(str(error)) from error

@@ -32,6 +32,7 @@ class Run:
         minutes: when it ends by the clock; None for not at all.
         keep_states: of how many checkpoints, the last ones, the whole state is kept; 0 for all.
         patience: it ends when so many checkpoints had no better score, see `validation.stalled`; 0 for never.
+        started_from: the name of the model whose generators it began with; "" for none.
         cyclescan_version: by which it was begun.
     """
 
@@ -46,6 +47,7 @@ class Run:
     minutes: float | None = None
     keep_states: int = KEEP_STATES
     patience: int = 0
+    started_from: str = ""
     cyclescan_version: str = __version__
 
     def write(self) -> None:

@@ -24,7 +24,7 @@ from cyclescan.common.command import progress as progress_bar
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import alone_in, make_folder
 from cyclescan.config import Config
-from cyclescan.training import board, checkpoints, distribution, plan, schedules, stopping, terms, validation
+from cyclescan.training import beginning, board, checkpoints, distribution, plan, schedules, stopping, terms, validation
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.distribution import Distribution, Turn, WorkerLostError
 from cyclescan.training.health import Health
@@ -58,6 +58,7 @@ def train(
     patience: int | None = None,
     profile: bool = False,
     checkpoint_at: Sequence[float] = (),
+    start_from: str | Path | None = None,
 ) -> Run:
     """Train on the records in `data` and leave everything in the folder `run`.
 
@@ -84,6 +85,7 @@ def train(
             chosen without. A resumed run keeps what it was begun with.
         profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
         checkpoint_at: minutes, counted as `minutes` is, after which there are checkpoints as well.
+        start_from: a run, or a model that comes with cyclescan, whose generators a new run begins with.
 
     Raises:
         InputError: the data lack what the settings need, a checkpoint cannot be used, or the disk is full; or the
@@ -98,6 +100,7 @@ def train(
     info = records.read_info(data)
     _check_patch(data, config)
     streams = _streams(data, config)
+    begun = beginning.read(start_from, config) if start_from is not None else None
     asked = {"minutes": minutes, "checkpoint_every": checkpoint_every, "keep_states": keep_states, "patience": patience}
     asked = {key: value for key, value in asked.items() if value is not None}
     resume = resume or resume_from is not None
@@ -106,20 +109,25 @@ def train(
         [entry for domain in ("a", "b") for entry in streams[domain].entries],
         [checksum for domain in ("a", "b") for checksum in streams[domain].checksums],
     )
+    if begun is not None:
+        asked["started_from"] = begun.path.name
     chosen = Run(folder, config, preset, about, str(data.resolve()), seed, fingerprint, **asked)
     with devices.explaining_a_lost_worker(), stopping.requests() as stop:
         run = _opened(devices, chosen, asked, resume)
         alone = alone_in(folder, f"Another process is training {folder}; wait for it.")
         with alone if devices.is_chief else contextlib.nullcontext():
-            return _train(
-                run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at
-            )
+            about_session = (resume, resume_from, on_checkpoint, stop, profile, checkpoint_at, begun)
+            return _train(run, devices, asked, data, streams, *about_session)
 
 
-def _train(run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at) -> Run:
+def _train(
+    run, devices, asked, data, streams, resume, resume_from, on_checkpoint, stop, profile, checkpoint_at, begun
+) -> Run:
     folder, config = run.path, run.config
     plan.warn(dataclasses.replace(config, batch_size=config.batch_size // devices.replicas))
     model = CycleGAN(config, run.seed, devices, _finest_plane(run.data["spacing_mm"]))
+    if begun is not None:  # a checkpoint that is resumed replaces it
+        beginning.take_over(model, begun)
     state = model.state()
     facts = _restored(devices, run, state, resume_from) if resume else {}
     first = int(model.step)

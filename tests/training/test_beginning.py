@@ -1,0 +1,65 @@
+"""Generators of a new run that are those of another one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cyclescan.artifacts import checkpoints, runs
+from cyclescan.common.errors import InputError
+from cyclescan.config import Config
+from cyclescan.models import texture
+from cyclescan.training import beginning, trainer
+from cyclescan.training.cyclegan import CycleGAN
+
+CONFIG = Config(
+    patch_shape=(8, 16, 16),
+    generator_levels=2,
+    generator_filters=2,
+    generator_max_filters=4,
+    generator_full_resolution_filters=2,
+    discriminator_levels=1,
+    discriminator_filters=2,
+    lambda_pair=1.0,
+    lambda_cycle=0.0,
+    warmup=1.0,
+    average_decay=0.5,
+    learning_rate=1e-2,
+    steps=3,
+)
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_records, tmp_path_factory):
+    return trainer.train(tiny_records, tmp_path_factory.mktemp("begun") / "run", CONFIG, seed=1)
+
+
+def test_generators_and_their_averages_are_the_other_runs(begun):
+    """Also where this run carries texture, which the other has none of: it begins with none."""
+    model = CycleGAN(dataclasses.replace(CONFIG, texture="a"), seed=2)
+    volumes = np.random.default_rng(0).uniform(-1, 1, (1, 8, 16, 16, 1)).astype(np.float32)
+    before = np.asarray(model.translators["b2a"](volumes))
+    beginning.take_over(model, beginning.read(begun.path, CONFIG))
+    for direction in ("a2b", "b2a"):
+        expected = np.asarray(checkpoints.load_generator(begun, direction)(volumes))
+        for network in (model.generators[direction], model.translators[direction]):
+            np.testing.assert_allclose(network(volumes), expected, atol=1e-5)
+    assert np.abs(np.asarray(model.translators["b2a"](volumes)) - before).max() > 0.01
+    assert texture.heads(model.generators["b2a"])
+
+
+def test_a_run_begins_there_and_says_so(begun, tiny_records, tmp_path):
+    """With a rate of almost 0, a step later it is still there."""
+    config = dataclasses.replace(CONFIG, learning_rate=1e-9, steps=1)
+    run = trainer.train(tiny_records, tmp_path / "run", config, seed=2, start_from=begun.path)
+    assert runs.read_run(run.path).started_from == "run"
+    theirs, ours = (checkpoints.load_generator(r, "a2b").get_weights() for r in (begun, run))
+    for a, b in zip(theirs, ours, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_other_generators_are_refused_with_the_setting_that_would_do(begun):
+    with pytest.raises(InputError, match=r"has generator_levels=2 and this run 3; .*--set generator_levels=2"):
+        beginning.read(begun.path, dataclasses.replace(CONFIG, generator_levels=3))
+    with pytest.raises(InputError, match="There is no model at nowhere"):
+        beginning.read("nowhere", CONFIG)
