@@ -70,7 +70,15 @@ def help_of(main, arguments: list[str] | None = None) -> str:
 def page() -> str:
     """The page as it should be now."""
     sections = [f"## {name.removeprefix(CALL)}\n\n```text\n{said.strip()}\n```\n" for name, said in commands().items()]
-    return "\n".join([HEAD, *sections])
+    return "\n".join([HEAD, _overview(), *sections])
+
+
+def _overview() -> str:
+    """What each command is for, in the words of the program's own lists."""
+    rows = [f"| `cyclescan {name}` | {text} |" for name, text in COMMANDS.items() if name != DATA_PREP_NAME]
+    rows += [f"| `cyclescan {DATA_PREP_NAME} {name}` | {text} |" for name, (_, text) in DATA_PREP.items()]
+    rows.append(f"| `{CALL}{CLIENT}` | translate scans on a server of TensorFlow Serving |")
+    return "\n".join(["| command | what it is for |", "|---|---|", *rows, ""])
 
 
 if __name__ == "__main__":
