@@ -49,9 +49,10 @@ def demo(
     Returns:
         What DIR/metrics.json says.
     """
-    from cyclescan import export, report, translate
+    from cyclescan import export, report
     from cyclescan.artifacts.direction import DIRECTIONS
     from cyclescan.evaluation.paired import evaluate_on_records
+    from cyclescan.inference.batch import translate_file
     from cyclescan.inference.translator import Translator
     from cyclescan.training import trainer
     from data_prep import pairing, pseudonyms
@@ -101,7 +102,7 @@ def demo(
     knees = (path.name[:-7] for path in sorted((out / "scans" / "ciss").glob("*.nii.gz")))
     example = next(knee for knee in knees if pseudonyms.pseudonym(key, knee) in tested)
     scan = out / "scans" / "ciss" / f"{example}.nii.gz"
-    translate.translate_file(translators["a2b"], scan, out / "translated" / f"{example}_dess.nii.gz")
+    translate_file(translators["a2b"], scan, out / "translated" / f"{example}_dess.nii.gz")
     clock.lap("translate")
 
     log.info("6/6 report and SavedModels")

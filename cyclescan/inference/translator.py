@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan.artifacts import card as cards
-from cyclescan.artifacts import checkpoints, exported, runs, shipped
+from cyclescan.artifacts import checkpoints, exports, runs, shipped
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
@@ -144,13 +144,13 @@ class Translator:
             path = shipped.find(str(model))
         if (path / "config.json").exists():
             return cls._from_run(path, direction, weights, window, overlap, mirror)
-        found = exported.find(path, direction)
+        found = exports.find(path, direction)
         if found is None:
             hidden = str(model) in shipped.names()
             hides = ", and hides the model of this name that comes with cyclescan" if hidden else ""
             raise InputError(
                 f"{path} is neither a training run (with a config.json) nor an exported model (with a card.json or a "
-                f"{exported.GRAPH}){hides}."
+                f"{exports.GRAPH}){hides}."
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclescan import translate
-from cyclescan.artifacts import exported
+from cyclescan.artifacts import exports
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
+from cyclescan.inference.files_command import add_file_arguments, run_with
 from cyclescan.inference.translator import Origin, Progress, Translator
 from cyclescan.serving import tf_serving
 
@@ -245,7 +245,7 @@ class RestClient(ModelClient):
 
 
 class RemoteTranslator(Translator):
-    """A model on a server, used like one that is here: `translate.translate_file` and `translate_files` take it.
+    """A model on a server, used like one that is here: `batch.translate_file` and `translate_files` take it.
 
     It scales intensities itself, so that `guard` and `restore` are those of every translator, and asks for `scaled`.
 
@@ -314,9 +314,9 @@ class RemoteTranslator(Translator):
 def _read_card(path: Path, direction: str) -> dict:
     """The card of one direction with the checksums of its version folder, verified where the folder is given."""
     if path.is_dir():
-        found = exported.find(path, direction)
+        found = exports.find(path, direction)
         if found is None:
-            raise InputError(f"{path} is no exported model: it has neither a {exported.CARD} nor a SavedModel.")
+            raise InputError(f"{path} is no exported model: it has neither a {exports.CARD} nor a SavedModel.")
         return found[1]
     card = read_json(path)
     missing = CARD_ENTRIES - set(card)
@@ -327,7 +327,7 @@ def _read_card(path: Path, direction: str) -> dict:
     if "direction" not in card:
         folder = f"{direction}/{card['version']}/"
         own = {name.removeprefix(folder): n for name, n in card["checksums"].items() if name.startswith(folder)}
-        card["checksums"] = {name: digest for name, digest in own.items() if name != exported.OWN_CARD}
+        card["checksums"] = {name: digest for name, digest in own.items() if name != exports.OWN_CARD}
     return card
 
 
@@ -373,7 +373,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, default=None, help="default: the newest that the server has")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for one volume")
     parser.add_argument("--status", action="store_true", help="say which versions the server has, no more")
-    translate.add_file_arguments(parser, nargs="?")
+    add_file_arguments(parser, nargs="?")
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -394,7 +394,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         if getattr(arguments, name) is None:
             raise InputError(f"{'--card' if name == 'card' else name.upper()} is missing; see --help.")
     direction = arguments.direction or arguments.model
-    return translate.run_with(lambda: RemoteTranslator(connect(), arguments.card, direction), arguments)
+    return run_with(lambda: RemoteTranslator(connect(), arguments.card, direction), arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Writing an exported model folder, which `artifacts.exported` reads.
+"""Writing an exported model folder, which `artifacts.exports` reads.
 
 `onnx/` and `models.config` belong to the folder as a whole; so do `batching.config` and `compose.yaml`, which are for
 the user to change and not checked.
@@ -13,7 +13,7 @@ from pathlib import Path
 from cyclescan.artifacts import card as cards
 from cyclescan.artifacts import checkpoints, runs
 from cyclescan.artifacts.direction import DIRECTIONS
-from cyclescan.artifacts.exported import CARD, GRAPH, OWN_CARD, files_of, versions
+from cyclescan.artifacts.exports import CARD, GRAPH, OWN_CARD, files_of, versions
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, read_json, refuse_foreign, replacing, sha256, states, write_json

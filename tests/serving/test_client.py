@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cyclescan import NOTICE, translate
+from cyclescan import NOTICE
 from cyclescan.artifacts import checkpoints
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, write_json
 from cyclescan.export import export
+from cyclescan.inference.batch import translate_file
 from cyclescan.inference.translator import Translator
 from cyclescan.scans.volume import Volume
 from cyclescan.serving import client
@@ -56,7 +57,7 @@ def main(server, transport, *arguments):
 def test_a_nifti_goes_and_a_nifti_comes(run, exported, server, scan, tmp_path, transport):
     output = tmp_path / "result.nii.gz"
     assert main(server, transport, "--model", "a2b", "--card", exported, scan, output) == 0
-    translate.translate_file(Translator.load(run.path, "a2b"), scan, tmp_path / "here.nii.gz")
+    translate_file(Translator.load(run.path, "a2b"), scan, tmp_path / "here.nii.gz")
     served, here = nib.load(output), nib.load(tmp_path / "here.nii.gz")
     assert np.ptp(here.get_fdata()) > 500  # a flat image would show nothing
     assert np.abs(served.get_fdata() - here.get_fdata()).max() < TOLERANCE
@@ -230,7 +231,7 @@ def test_a_version_is_swapped_under_load_without_a_failed_request(run, exported,
 
     with ModelServer({"a2b": out / "a2b"}) as server, ThreadPoolExecutor(5) as pool:
         translator = RemoteTranslator(connect(server), out, "a2b")
-        before = translate.translate_file(translator, scan, tmp_path / "before.nii.gz")
+        before = translate_file(translator, scan, tmp_path / "before.nii.gz")
         asking = [pool.submit(ask, transport) for transport in ("grpc", "grpc", "grpc", "rest")]
         while len(answers) < 8:
             time.sleep(0.05)
@@ -238,7 +239,7 @@ def test_a_version_is_swapped_under_load_without_a_failed_request(run, exported,
         patience = time.monotonic() + 120
         while {version for _, version in answers[-8:]} != {2} and time.monotonic() < patience:
             time.sleep(0.05)
-        after = translate.translate_file(translator, scan, tmp_path / "after.nii.gz")
+        after = translate_file(translator, scan, tmp_path / "after.nii.gz")
         stop.set()
         for future in asking:
             future.result()  # raises what a request raised

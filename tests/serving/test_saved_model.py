@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cyclescan import NOTICE, __version__
 from cyclescan.artifacts import card as cards
-from cyclescan.artifacts import exported
+from cyclescan.artifacts import exports
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256, write_json
@@ -119,9 +119,9 @@ def test_versions(run, exported, tmp_path):
     for version in (1, 2, 7, 8):
         export(run.path, tmp_path / "out", version=7 if version == 7 else None)
         if version == 1:
-            first = read_json(tmp_path / "out" / "a2b" / "1" / exported.OWN_CARD)
-    assert exported.versions(tmp_path / "out" / "a2b") == [1, 2, 7, 8]
-    assert exported.versions(tmp_path / "out" / "b2a") == [1, 2, 7, 8]
+            first = read_json(tmp_path / "out" / "a2b" / "1" / exports.OWN_CARD)
+    assert exports.versions(tmp_path / "out" / "a2b") == [1, 2, 7, 8]
+    assert exports.versions(tmp_path / "out" / "b2a") == [1, 2, 7, 8]
     assert read_json(tmp_path / "out" / "card.json")["version"] == 8
     assert Translator.load(tmp_path / "out", "a2b").version == "8"
     old = Translator.load(tmp_path / "out" / "a2b" / "1", "a2b")
@@ -147,17 +147,17 @@ def test_versions(run, exported, tmp_path):
 def test_an_altered_folder_is_refused(exported, tmp_path, name, sentence):
     out = tmp_path / "out"
     shutil.copytree(exported, out)
-    exported.find(out, "a2b")
+    exports.find(out, "a2b")
     with open(out / name, "ab") as stream:
         stream.write(b" ")
     with pytest.raises(InputError, match=sentence):
         Translator.load(out, "a2b")
     (out / name).unlink()
     if "strange" in name:
-        exported.find(out, "a2b")
+        exports.find(out, "a2b")
     else:
         with pytest.raises(InputError, match=r"missing or altered|has no assets.extra|but no a2b model"):
-            exported.find(out, "a2b")
+            exports.find(out, "a2b")
 
 
 def test_a_card_that_is_not_of_the_newest_version_is_refused(exported, tmp_path):
@@ -169,7 +169,7 @@ def test_a_card_that_is_not_of_the_newest_version_is_refused(exported, tmp_path)
     write_json(out / "card.json", card)
     with pytest.raises(InputError, match=r"card.json is altered, or not of version 1: it differs .* in data"):
         Translator.load(out, "a2b")
-    exported.find(out / "a2b" / "1", "a2b")  # the version itself is whole
+    exports.find(out / "a2b" / "1", "a2b")  # the version itself is whole
     shutil.copy(exported / "card.json", out)
     shutil.copytree(out / "a2b" / "1", out / "a2b" / "2")
     with pytest.raises(InputError, match=r"is damaged: a2b/2/assets.extra/card.json is missing or altered"):
@@ -182,7 +182,7 @@ def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, tmp_pa
     (out / "compose.yaml").write_text("mine")
     export(run.path, out)
     assert (out / "compose.yaml").read_text() == "mine"
-    assert exported.find(out, "a2b")[0] == out / "a2b" / "2"
+    assert exports.find(out, "a2b")[0] == out / "a2b" / "2"
 
 
 def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         export(run.path, tmp_path / "out")
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
-    assert exported.versions(tmp_path / "out" / "a2b") == []
+    assert exports.versions(tmp_path / "out" / "a2b") == []
 
 
 def test_window_and_size_limit_of_the_graph_can_be_chosen(run, tmp_path):

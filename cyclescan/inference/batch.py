@@ -1,0 +1,272 @@
+"""Scans to scans: one, or a batch of which the failures are listed and the others done."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cyclescan import NOTICE, __version__
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import sha256, write_json
+from cyclescan.inference.jobs import Job, check_output, doubt_of, path_of, sidecar_of
+from cyclescan.inference.translator import Origin, Progress, Translator
+from cyclescan.preprocessing import guard
+from cyclescan.scans import volume as volumes
+from cyclescan.scans.dicom import convert, derived
+from cyclescan.scans.dicom.series import Series
+
+log = logging.getLogger(__name__)
+
+NAMED = 4  # measures outside their limits in a warning; the JSON file has all
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslateOptions:
+    """How scans are read and results written; the same for all of a batch.
+
+    Attributes:
+        index: which volume of a 4-D series (from 0); None for a 3-D file.
+        side: "left" or "right", which the scan shows; None for what its name, the JSON file beside it or DICOM says.
+        keep_identity: DICOM slices get patient and study of their source; by default nothing that identifies.
+    """
+
+    index: int | None = None
+    side: str | None = None
+    keep_identity: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A scan ready for the network, the record of how, and what `Translator.outside` finds in it."""
+
+    array: np.ndarray
+    records: list[dict]
+    findings: list[dict] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Translated:
+    """A translation, the map of doubt or None, and the model that made it: a server may have a newer one soon."""
+
+    array: np.ndarray
+    doubt: np.ndarray | None
+    origin: Origin
+
+
+def translate_file(
+    translator: Translator,
+    scan: str | Path | Series,
+    output: str | Path,
+    options: TranslateOptions = TranslateOptions(),
+    progress: Progress | None = None,
+) -> Path:
+    """Translate one scan and write the result with a JSON file beside it.
+
+    A translator with its `back` also writes the map of doubt, see `jobs.doubt_of`.
+
+    Args:
+        translator: see `Translator.load`.
+        scan: a NIfTI file or a DICOM series.
+        output: name of the result, ending in `.nii` or `.nii.gz`; of a DICOM series also a folder for DICOM slices.
+        options: how it is read and written.
+        progress: called with (windows done, windows in all).
+
+    Returns:
+        The path of the JSON file. A scan unlike the training's is translated, and a warning is logged.
+
+    Raises:
+        InputError: the scan cannot be used, or the result cannot be written or would replace the scan.
+    """
+    scan, output = scan if isinstance(scan, Series) else Path(scan), Path(output)
+    check_output(scan, output, translator.back is not None)
+    prepared = _read(translator, scan, options)
+    _warn(scan, prepared.findings)
+    return _write(translator, (scan, output), options, prepared, _translate(translator, prepared.array, progress))
+
+
+def translate_files(
+    translator: Translator,
+    jobs: Sequence[Job],
+    options: TranslateOptions = TranslateOptions(),
+    done: Callable[[Path, InputError | None], None] | None = None,
+) -> list[tuple[Path, InputError]]:
+    """Translate many scans: while the network works on one, the next is read and the last is written.
+
+    At most three volumes are in memory at a time.
+
+    Args:
+        translator: see `Translator.load`.
+        jobs: pairs of scan and result.
+        options: how they are read and written.
+        done: called for each scan as it ends, with the reason when it failed.
+
+    Returns:
+        The scans that failed, by their (first) file, each with its reason; the others are written.
+    """
+    failed: list[tuple[Path, InputError]] = []
+
+    def ended(scan: Path | Series, error: InputError | None) -> None:
+        if error:
+            failed.append((path_of(scan), error))
+        if done:
+            done(path_of(scan), error)
+
+    def read(scan: Path | Series, output: Path) -> _Prepared:
+        check_output(scan, output, translator.back is not None)
+        return _read(translator, scan, options)
+
+    def written(writing: tuple[Path | Series, Future] | None) -> None:
+        if writing:
+            ended(writing[0], _error_of(writing[1]))
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        writing = None
+        for job, reading in _one_ahead(reader, read, jobs):
+            scan = job[0]
+            try:
+                prepared = reading.result()
+                _warn(scan, prepared.findings)
+                translated = _translate(translator, prepared.array)
+            except InputError as error:
+                ended(scan, error)
+                continue
+            written(writing)
+            writing = scan, writer.submit(_write, translator, job, options, prepared, translated)
+        written(writing)
+    return failed
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Path | Series, Path], _Prepared], jobs: Sequence[Job]
+) -> Iterator[tuple[Job, Future]]:
+    """Each job with the future of its reading; the next one is being read while the caller works on this one."""
+    ahead = None
+    for job in jobs:
+        reading = job, pool.submit(read, *job)
+        if ahead:
+            yield ahead
+        ahead = reading
+    if ahead:
+        yield ahead
+
+
+def _error_of(future: Future) -> InputError | None:
+    try:
+        future.result()
+    except InputError as error:
+        return error
+    return None
+
+
+def _read(translator: Translator, scan: Path | Series, options: TranslateOptions) -> _Prepared:
+    volume = convert.read(scan) if isinstance(scan, Series) else volumes.read(scan, options.index)
+    if options.side:
+        volume = dataclasses.replace(volume, meta=volume.meta | {"side": options.side})
+    array, records = translator.prepare(volume)
+    return _Prepared(array, records, translator.outside(volume, records))
+
+
+def _translate(translator: Translator, array: np.ndarray, progress: Progress | None = None) -> _Translated:
+    translated = translator.translate_array(array, progress)
+    doubt = translator.doubt(array, translated) if translator.back else None
+    return _Translated(translated, doubt, translator.origin)
+
+
+def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
+    if not isinstance(scan, Series) and (doubt := volumes.placement(scan).doubt):
+        log.warning("warning: %s %s.", scan, doubt)
+    if findings:
+        what = guard.sentence(findings, NAMED)
+        log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path_of(scan), what)
+
+
+def _write(
+    translator: Translator,
+    job: Job,
+    options: TranslateOptions,
+    prepared: _Prepared,
+    translated: _Translated,
+) -> Path:
+    """Write a result, its map of doubt and its JSON file; the path of the latter."""
+    scan, output = job
+    volume = translator.restore(translated.array, prepared.records)
+    placement = None if isinstance(scan, Series) else volumes.placement(scan)
+    if volumes.is_nifti(output):
+        volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"), placement=placement)
+    else:
+        derived.write(scan, volume, output, _derivation(translator, translated.origin, options))
+    about_doubt = None
+    if translated.doubt is not None:
+        descrip = volumes.synthetic_descrip(volumes.DOUBT_MAP)
+        restored = translator.restore_doubt(translated.doubt, prepared.records)
+        volumes.write(restored, doubt_of(output), descrip, placement=placement)
+        about_doubt = {
+            "file": doubt_of(output).name,
+            "unit": "intensities of the result; 0 where the scan was cropped and nothing was translated",
+            "mean_of_range": float(translated.doubt.mean() / 2),
+        }
+    elif volumes.is_doubt_map(doubt_of(output)):
+        doubt_of(output).unlink()  # of an earlier result
+    facts = _facts(translator, translated.origin) | {
+        "input_sha256": _sha256(scan),
+        "input_volume": options.index,
+        "spacing_mm": list(volume.spacing_mm),
+        "preprocessing": prepared.records,
+        "guard": prepared.findings,
+        "doubt": about_doubt,
+    }
+    write_json(sidecar_of(output), facts)
+    return sidecar_of(output)
+
+
+def _settings(translator: Translator) -> dict:
+    return {"window": list(translator.window), "overlap": translator.overlap, "mirror": translator.mirror}
+
+
+def _derivation(translator: Translator, origin: Origin, options: TranslateOptions) -> derived.Derivation:
+    target = translator.target_intensity
+    return derived.Derivation(
+        target=translator.target_name,
+        hounsfield=target["scaling"].startswith("window_hu"),
+        model=f"{origin.sha256[:16]} {translator.direction} {_settings(translator)}",
+        window=(target["low"], target["high"]),
+        keep_identity=options.keep_identity,
+    )
+
+
+def _facts(translator: Translator, origin: Origin) -> dict:
+    """What the JSON file beside a result says of the model and how it was used."""
+    return {
+        "notice": NOTICE,
+        # no folder and no file's name: they often carry what identifies a patient; the hash says which scan it was
+        "model": origin.model if origin.kind == "served" else Path(origin.model).resolve().name,
+        "model_kind": origin.kind,
+        "model_sha256": origin.sha256,
+        "version": origin.version,
+        "weights": origin.weights,
+        "step": origin.step,
+        "preset": origin.preset,
+        "direction": translator.direction,
+        "source": translator.source_name,
+        "target": translator.target_name,
+        "settings": _settings(translator),
+        "working_spacing_mm": translator.data["spacing_mm"],
+        "target_intensity": translator.target_intensity,
+        "cyclescan_version": __version__,
+        "model_cyclescan_version": origin.cyclescan_version,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _sha256(scan: Path | Series) -> str:
+    """Of a NIfTI file; of a DICOM series the SHA-256 of its files' SHA-256s, in the order of the slices."""
+    if isinstance(scan, Series):
+        return hashlib.sha256("".join(map(sha256, scan.files)).encode()).hexdigest()
+    return sha256(scan)
