@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from cyclescan import NOTICE
-from cyclescan.artifacts import checkpoints
+from cyclescan.artifacts import checkpoints, exports
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, write_json
@@ -302,7 +302,7 @@ def test_what_the_command_refuses(exported, server, scan, tmp_path, capsys, monk
     write_json(tmp_path / "facts.json", {"version": 1})
     given = {
         "CARD": exported / "card.json",
-        "OTHER": exported / "b2a" / "1" / exported.OWN_CARD,
+        "OTHER": exported / "b2a" / "1" / exports.OWN_CARD,
         "EMPTY": tmp_path / "empty",
         "FACTS": tmp_path / "facts.json",
         "SCAN": scan,
