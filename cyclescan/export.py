@@ -13,6 +13,8 @@ from cyclescan.common.errors import InputError
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "Write SavedModels for TensorFlow Serving, with a card and checksums, or weights alone to hand on."
+
 
 def export(
     run: str | Path,
@@ -102,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return command.run(__doc__.split(": ")[1], add_arguments, run, "python -m cyclescan.export", arguments)
+    return command.run(DESCRIPTION, add_arguments, run, "python -m cyclescan.export", arguments)
 
 
 if __name__ == "__main__":

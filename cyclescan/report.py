@@ -13,6 +13,8 @@ from cyclescan.reporting.run_page import write
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "Make one HTML page of a run: loss curves, measures, pictures, histograms; it loads nothing from outside."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, help="a training run")
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return command.run(__doc__.split(": ")[1], add_arguments, run, "python -m cyclescan.report", arguments)
+    return command.run(DESCRIPTION, add_arguments, run, "python -m cyclescan.report", arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from cyclescan.config.presets import PRESETS, preset
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "Train the two generators of a pair of contrasts on records made by data_prep build."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command, and the settings that `--set` takes at the end of its help."""
@@ -155,7 +157,7 @@ def _plan(config: Config, gigabytes: float | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return command.run(__doc__.split(": ")[1], add_arguments, run, "python -m cyclescan.train", arguments)
+    return command.run(DESCRIPTION, add_arguments, run, "python -m cyclescan.train", arguments)
 
 
 if __name__ == "__main__":

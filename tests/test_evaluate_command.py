@@ -11,7 +11,7 @@ import pytest
 
 from cyclescan import evaluate
 from cyclescan.common.files import read_json
-from cyclescan.evaluation import histograms, metrics
+from cyclescan.evaluation import files, histograms, metrics
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from tests.conftest import scan
@@ -155,7 +155,7 @@ def test_a_given_data_range(call, folders):
     before = read_json(folders / "out" / "metrics.json")
     call("--data-range", "10000")
     after = read_json(folders / "out" / "metrics.json")
-    assert after["data_range"] == {"value": 10000.0, "definition": evaluate.GIVEN}
+    assert after["data_range"] == {"value": 10000.0, "definition": files.GIVEN}
     gain = 20 * math.log10(10000 / before["data_range"]["value"])
     assert after["mean"]["psnr"] - before["mean"]["psnr"] == pytest.approx(gain)
     assert after["mean"]["kl_histogram"] == before["mean"]["kl_histogram"]

@@ -1,15 +1,6 @@
 """What trials measure in a scan: signal, area and volume of a region such as a ligament, and how two scans agree.
 
-One rule for every image, so that a translation and its truth are measured alike:
-
-* signal: the mean over the voxels of the region in the mask.
-* relative signal: that, over the mean of a reference tissue of the same scan, which takes out the scanner's gain.
-* CNR: region less surroundings, over the SD of the scan's noise. Surroundings are the voxels within `RING_MM` of the
-  region that belong to no region of the mask.
-* volume: of the voxels that look like the region: within `GROWN_MM` of the mask and nearer in value to the median of
-  the region than to the median of its surroundings. So the volume follows the image, not the mask alone.
-* cross-sectional area: that volume over the length of the region in the mask along its own longest axis (the distance
-  between the 1st and the 99th percentile of the positions along the first principal axis).
+One rule for every image, `RULES`, so that a translation and its truth are measured alike.
 """
 
 from __future__ import annotations
@@ -30,6 +21,17 @@ from cyclescan.scans.volume import Volume
 
 RING_MM = 4.0
 GROWN_MM = 1.5
+RULES = (
+    "signal: the mean over the voxels of the region in the mask.",
+    "relative signal: that, over the mean of a reference tissue of the same scan, which takes out the scanner's gain.",
+    "CNR: region less surroundings, over the SD of the scan's noise. Surroundings are the voxels within "
+    f"{RING_MM:g} mm of the region that belong to no region of the mask.",
+    "volume: of the voxels that look like the region: within "
+    f"{GROWN_MM:g} mm of the mask and nearer in value to the median of the region than to the median of its "
+    "surroundings. So the volume follows the image, not the mask alone.",
+    "cross-sectional area: that volume over the length of the region in the mask along its own longest axis (the "
+    "distance between the 1st and the 99th percentile of the positions along the first principal axis).",
+)
 MEASURES = {
     "signal": "mean signal, in the unit of the scan",
     "relative_signal": "mean signal over that of the reference tissue",

@@ -51,7 +51,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
         subjects=len({row["subject"] for row in rows}),
         measures=endpoints.MEASURES,
         definitions=DEFINITIONS,
-        rules=endpoints.__doc__.split("\n\n", 1)[1],
+        rules=endpoints.RULES,
         few=any(row["n"] < 10 for row in compared if row["site"] == "all"),
         version=__version__,
     )
