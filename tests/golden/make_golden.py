@@ -4,7 +4,7 @@ golden.json pins what the product computes, so that a change that should change 
 A section is made anew only where what it pins is MEANT to be other from now on, and the commit says why.
 
 The digests were made from commit 748766e on a virtual machine with two cores of an AMD EPYC (Zen 4, AVX-512), with
-Python 3.11, tensorflow-cpu 2.21.0, keras 3.15.0, numpy 2.4.6; "made_on" in golden.json has it word for word.
+Python 3.11, tensorflow 2.21.0, keras 3.15.1, numpy 2.4.6; "made_on" in golden.json has it word for word.
 
 Settings, identities, names and splits hold on every machine. What is computed in floating point is bit-equal on one
 kind of processor with one set of packages only, so beside each digest of such values stand a few numbers of them: mean,
