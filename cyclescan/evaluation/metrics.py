@@ -13,7 +13,7 @@ from skimage import metrics as measured
 
 from cyclescan.common.errors import InputError
 from cyclescan.evaluation import histograms
-from cyclescan.losses.information import MI_BINS, checked_pair, mi, nmi
+from cyclescan.preprocessing.information import MI_BINS, checked_pair, mi, nmi
 
 NAMES = ("mae", "psnr", "ssim", "ncc", "mi", "nmi", "kl_histogram")
 SSIM_SIGMA = 1.5

@@ -31,7 +31,7 @@ from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.losses.information import nmi
+from cyclescan.preprocessing.information import nmi
 from cyclescan.training import terms
 
 SOURCES = 4  # so few that looking at them is a small share of the training
