@@ -41,8 +41,12 @@ setup(
         "scipy>=1.11",
         "nibabel>=5.2",
         "pydicom>=3.0",
-        # carries the program; dates are its versions
-        "dcm2niix>=1.0.20250506",
+        # decoders of compressed DICOM that pydicom calls: JPEG; JPEG-LS; JPEG 2000 and HTJ2K; RLE (ten times pydicom's)
+        "python-gdcm>=3.0.24",
+        "pyjpegls>=1.5",
+        "pylibjpeg>=2.0",
+        "pylibjpeg-openjpeg>=2.3",
+        "pylibjpeg-rle>=2.0",
         "isal>=1.7",
         "matplotlib>=3.8",
         "scikit-image>=0.24",

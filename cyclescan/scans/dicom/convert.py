@@ -1,78 +1,72 @@
-"""A DICOM series as a volume: dcm2niix decodes and stacks the slices, the headers say whether it did so rightly.
+"""A DICOM series as a volume: each slice's own pixels, at the place and with the values that its header states.
 
-dcm2niix: Li X. et al., J. Neurosci. Methods 264:47 (2016). Two readers that know nothing of each other have to agree
-on the grid: where dcm2niix's voxels do not lie where the headers put them, the series is refused.
+Nothing is inferred from the order in which files or frames are stored, nor from who made the scanner.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import tempfile
-from pathlib import Path
+import collections
 
 import numpy as np
 
 from cyclescan.common.errors import InputError
-from cyclescan.scans import volume as volumes
+from cyclescan.scans.dicom import pixels
 from cyclescan.scans.dicom.series import Series
-from cyclescan.scans.volume import Volume
+from cyclescan.scans.dicom.tags import lenient, opened, text_of
+from cyclescan.scans.volume import Volume, checked, spacing_of
 
-# -g i: no defaults of the user; -p y: Rescale Slope and Intercept of each slice (of Philips, where it is there, the
-# private scale slope, which is the same in all series of a patient); -x i: neither crop nor rotate; -l o: the stored
-# type; -m y: what we hand over is one volume
-OPTIONS = "-g i -b n -z n -p y -x i -l o -m y -f volume".split()
-LIMIT_S = 900
 SAME_PLACE = 0.02  # voxels; NIfTI's float32 is far finer
 
 
 def read(series: Series) -> Volume:
-    """The voxels of a series, each slice's Rescale Slope and Intercept applied, on the grid that dcm2niix gives it.
+    """The voxels of a series.
 
-    The slices are linked, not copied, into a temporary folder, and one volume is in memory.
+    The axes are columns, rows from the last to the first, and slices along their normal: NIfTI's custom for slices of
+    DICOM, in which dcm2niix writes them too.
 
     Raises:
-        InputError: the series has a problem, dcm2niix cannot decode it, or its grid is not that of the headers; and
-            whatever `cyclescan.scans.volume.read` refuses.
+        InputError: the series has a problem, its pixels cannot be decoded, or a file has changed since it was found;
+            and what `cyclescan.scans.volume.checked` refuses.
     """
-    expected = series.affine
-    with tempfile.TemporaryDirectory(prefix="cyclescan-dicom-") as folder:
-        source, target = Path(folder, "in"), Path(folder, "out")
-        source.mkdir()
-        target.mkdir()
-        links = {}
-        # plain names: dcm2niix need not understand what a file is called
-        for number, file in enumerate(series.files):
-            links[source / f"{number:05d}.dcm"] = file
-            os.symlink(file, source / f"{number:05d}.dcm")
-        said = _run([_program(), *OPTIONS, "-o", str(target), str(source)], series)
-        made = sorted(target.glob("*.nii"))
-        count = sum(map(volumes.count, made))
-        if count != 1:
-            why = _reason(said, links)
-            what = f"{count} volumes" if made else "no volume"
-            because = f" ({why})" if why else ""
-            raise InputError(f"{series.path} is of a series of which dcm2niix makes {what}{because}.")
-        try:
-            volume = volumes.read(made[0])
-        except InputError as error:
-            raise InputError(str(error).replace(str(made[0]), str(series.path))) from error
-    scan = Volume(volume.array, volume.affine, {"path": str(series.path), **series.meta})
-    order_of(scan.affine, scan.shape, expected, series)
-    return scan
+    grid = series.affine
+    columns, rows, count = series.shape
+    mappings = series.mappings
+    places: dict[str, dict[int, int]] = collections.defaultdict(dict)
+    for place, each in enumerate(series.slices):
+        places[each.path][max(each.frame, 1)] = place  # the one frame of a classic file has no number
+    uids = {each.path: each.sop_uid for each in series.slices}
+    array = np.empty((count, rows, columns), np.float32)  # slices are whole in memory: they are written one by one
+    with lenient(), np.errstate(over="ignore"):  # what is no finite float32 is refused below
+        for path, of_frame in places.items():
+            found = 0
+            with opened(path, (*pixels.TAGS, "SOPInstanceUID")) as file:
+                changed = text_of(file.dataset, "SOPInstanceUID") != uids[path]
+                for number, stored in enumerate(() if changed else pixels.frames(path, file), 1):
+                    changed |= stored.shape != (rows, columns)
+                    if number in of_frame and not changed:
+                        place = of_frame[number]
+                        array[place, ::-1] = mappings[place].apply(stored, path)
+                        found += 1
+            if changed or found < len(of_frame):
+                raise InputError(f"{path} has changed since its header was read; begin again.")
+    affine = grid.copy()
+    affine[:3, 3] += grid[:3, 1] * (rows - 1)
+    affine[:3, 1] *= -1
+    affine = affine.astype(np.float32).astype(np.float64)  # as a NIfTI file holds it: a result lies where its scan does
+    volume = Volume(array.transpose(2, 1, 0), affine, {"path": str(series.path), **series.meta})
+    return checked(volume, str(series.path))
 
 
 def order_of(affine: np.ndarray, shape: tuple[int, ...], expected: np.ndarray, series: Series) -> np.ndarray:
-    """How the axes of a converted volume run along the slices' own (column, row, slice).
+    """How the axes of a volume on a series' grid run along the slices' own (column, row, slice).
 
     Returns:
-        nibabel's (axis, direction) rows that bring the converted array onto the slices' grid.
+        nibabel's (axis, direction) rows that bring the volume's array onto the slices' grid.
 
     Raises:
         InputError: the two grids are not the same set of points.
     """
-    mapping = np.linalg.solve(affine, expected)  # from (column, row, slice) to the converted array's axes
+    mapping = np.linalg.solve(affine, expected)  # from (column, row, slice) to the volume's axes
     order = np.zeros((3, 2))
     axes = np.abs(mapping[:3, :3]).argmax(axis=0)
     corners = np.array(np.meshgrid(*((0, n - 1) for n in series.shape), indexing="ij")).reshape(3, -1)
@@ -87,38 +81,12 @@ def order_of(affine: np.ndarray, shape: tuple[int, ...], expected: np.ndarray, s
     there, wanted = (m[:3, :3] @ corners + m[:3, 3:] for m in (mapping, exact))
     if not same or np.abs(there - wanted).max() > SAME_PLACE:
         raise InputError(
-            f"{series.path} is of a series of which dcm2niix makes {'x'.join(map(str, shape))} voxels of "
-            f"{' x '.join(f'{s:.4g}' for s in volumes.spacing_of(affine))} mm, and the headers say "
-            f"{'x'.join(map(str, series.shape))} of {' x '.join(f'{s:.4g}' for s in volumes.spacing_of(expected))} mm, "
-            "or another place or orientation."
+            f"The volume has {'x'.join(map(str, shape))} voxels of {_spacing(affine)} mm, and the series of "
+            f"{series.path} {'x'.join(map(str, series.shape))} of {_spacing(expected)} mm, or another place or "
+            "orientation."
         )
     return order
 
 
-def _program() -> str:
-    import dcm2niix
-
-    return str(dcm2niix.bin)
-
-
-def _run(command: list[str], series: Series) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT_S, cwd="/"
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{series.path} is of a series on which dcm2niix worked longer than {LIMIT_S} s.") from error
-    except OSError as error:
-        raise InputError(f"dcm2niix cannot be started: {error.strerror or error}.") from error
-    return f"{done.stdout}\n{done.stderr}"
-
-
-def _reason(said: str, links: dict[Path, str]) -> str:
-    """dcm2niix's last complaint, in terms of the user's files."""
-    complaint = re.compile(r"error|warning|unsupported|unable|fail|not large enough", re.IGNORECASE)
-    lines = [line.strip() for line in said.splitlines() if complaint.search(line)]
-    lines = [line for line in lines if "manufacturer" not in line]  # it wonders about every rare scanner
-    reason = lines[-1] if lines else ""
-    for link, file in links.items():
-        reason = reason.replace(str(link), file)
-    return reason[:300].rstrip(".")
+def _spacing(affine: np.ndarray) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing_of(affine))

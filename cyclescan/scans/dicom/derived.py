@@ -24,7 +24,9 @@ from cyclescan import NOTICE, __version__
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import replacing
 from cyclescan.scans.dicom.convert import order_of
-from cyclescan.scans.dicom.series import Series, Slice, lenient, read_value
+from cyclescan.scans.dicom.headers import Slice
+from cyclescan.scans.dicom.series import Series
+from cyclescan.scans.dicom.tags import lenient, read_value
 from cyclescan.scans.volume import Volume
 
 if TYPE_CHECKING:

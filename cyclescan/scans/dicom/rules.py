@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
-from cyclescan.scans.dicom.series import Series, read_value
+from cyclescan.scans.dicom.series import Series
+from cyclescan.scans.dicom.tags import read_value
 
 GRAMMAR = "a rule is KEYWORD=VALUE or KEYWORD~REGEX with a DICOM keyword such as SeriesDescription; & joins several"
 LISTED = 20  # series that a sentence lists

@@ -12,18 +12,15 @@ point to the patient's Left, Posterior and Superior; affines here are RAS+ as ev
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
 import math
 import os
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -31,94 +28,41 @@ from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import walk
 from cyclescan.scans import acquisition
+from cyclescan.scans.dicom import pixels, values
+from cyclescan.scans.dicom.headers import APART, Slice, read_slices
+from cyclescan.scans.dicom.tags import is_dicom, lenient, opened
+from cyclescan.scans.dicom.values import Mapping
 from cyclescan.scans.volume import MAX_VOXELS
-
-if TYPE_CHECKING:
-    import pydicom
 
 log = logging.getLogger(__name__)
 
-PREAMBLE = 128
-MAGIC = b"DICM"
 SUFFIXES = (".dcm", ".dicom", ".ima")
-# what dcm2niix decodes besides uncompressed pixels: RLE, JPEG baseline and lossless, JPEG-LS, JPEG 2000
-UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
-COMPRESSED = {
-    "1.2.840.10008.1.2.5",
-    *(f"1.2.840.10008.1.2.4.{n}" for n in ("50", "57", "70", "80", "81", "90", "91")),
-}
-# what a series is described by, and what a rule may name without the file being opened again
-FACTS = (
-    "Modality",
-    "SeriesNumber",
-    "SeriesDescription",
-    "ProtocolName",
-    "SequenceName",
-    "ScanningSequence",
-    "Manufacturer",
-    "MagneticFieldStrength",
-    "RepetitionTime",
-    "EchoTime",
-    "FlipAngle",
-    "ImageType",
-    *acquisition.LATERALITY,
-)
 # from DICOM's units to those of BIDS, which `acquisition` reads
 _BIDS_FACTORS = {"RepetitionTime": 1e-3, "EchoTime": 1e-3, "FlipAngle": 1.0, "MagneticFieldStrength": 1.0}
-# what may tell apart slices of one series that lie at the same place, in this order
-APART = (
-    "EchoTime",
-    "ImageType",
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "InversionTime",
-    "DiffusionBValue",
-    "TriggerTime",
-    "FlipAngle",
-)
-_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID")
-_PIXELS = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation")
-_PLANE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness")
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_READ = tuple(dict.fromkeys(_UIDS + _PIXELS + _PLANE + FACTS + APART + _GROUPS))
-_PIXEL_GROUP = 0x7FE0
-_DICOMDIR = "1.2.840.10008.1.3.10"
-
 PARALLEL = 0.005  # largest difference of a direction cosine: 0.3 degrees
 SAME_PLACE = 1e-3  # of the distance between slices
 EVEN = 0.02  # how far one distance between slices may be from their median
 STRAIGHT = 0.5  # pixels that a stack of slices may drift sideways
 LEAST_SLICES = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """One slice: where its pixels are and where it lies.
-
-    Attributes:
-        path: absolute.
-        frame: its number in a multi-frame file, from 1; 0 in a file of one slice.
-        sop_class, sop_uid: of its file.
-        position: ImagePositionPatient in mm, LPS.
-        orientation: ImageOrientationPatient, the direction cosines along a row and along a column, LPS.
-        spacing_mm: PixelSpacing, between rows and between columns.
-        size: rows and columns.
-        facts: pairs of keyword and text, see `FACTS` and `APART`.
-        thickness_mm: SliceThickness, if stated.
-        problem: why it cannot be used, one sentence.
-    """
-
-    path: str
-    frame: int = 0
-    sop_class: str = ""
-    sop_uid: str = ""
-    position: tuple[float, ...] = ()
-    orientation: tuple[float, ...] = ()
-    spacing_mm: tuple[float, ...] = ()
-    size: tuple[int, int] = (0, 0)
-    facts: tuple[tuple[str, str], ...] = ()
-    thickness_mm: float | None = None
-    problem: str | None = None
+# slices of one volume agree in these: where they do not, two images were put under one id
+TOGETHER = ("SeriesNumber", "EchoNumbers", "EchoTime")
+# and in these mostly: where they do not, and those of each value lie between those of another
+MOSTLY = (
+    "TemporalPositionIdentifier",
+    "DiffusionBValue",
+    "SequenceName",
+    "ProtocolName",
+    "SeriesDescription",
+    "ImageType",
+    "InversionTime",
+    "FlipAngle",
+    "AcquisitionNumber",
+    "TriggerTime",
+    "FrameOfReferenceUID",
+    "file",  # of a multi-frame image that is no part of a concatenation
+)
+LEAST_BETWEEN = 3  # slices of each value, so that nobody takes chance for order
+OVERLAP = 1.5  # a stated distance or thickness this many times the distance of slices tells that two stacks are mixed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +75,7 @@ class Series:
         uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
         problem: why it is no volume that can be used, one sentence; None when all is well.
+        note: what makes one doubt that all its slices are there, one sentence; None where nothing does.
     """
 
     slices: tuple[Slice, ...]
@@ -138,6 +83,7 @@ class Series:
     uid: str
     study_uid: str
     problem: str | None = None
+    note: str | None = None
 
     @property
     def path(self) -> Path:
@@ -190,10 +136,24 @@ class Series:
         affine[:3, 3] = first.position
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
+    @property
+    def mappings(self) -> list[Mapping]:
+        """What the stored numbers of each slice mean.
+
+        Raises:
+            InputError: its headers do not say.
+        """
+        return _mappings(self.slices)
+
     def check(self) -> None:
         """`InputError` with the series' problem, if it has one."""
         if self.problem:
             raise InputError(self.problem)
+
+
+def _mappings(stack: Sequence[Slice]) -> list[Mapping]:
+    hounsfield = dict(stack[0].facts).get("Modality") == "CT"
+    return values.of_volume(stack[0].path, [(s.modality, s.real_world) for s in stack], hounsfield)
 
 
 def _factor(text: str | None, factor: float) -> float | None:
@@ -201,28 +161,6 @@ def _factor(text: str | None, factor: float) -> float | None:
         return float(text or "") * factor
     except ValueError:
         return None
-
-
-def is_dicom(path: str | os.PathLike) -> bool:
-    """Whether a file is DICOM: `DICM` after a preamble of 128 bytes, or, in old exports, group 8 at once."""
-    try:
-        if not os.path.isfile(path):  # a pipe would be waited for
-            return False
-        with open(path, "rb") as stream:
-            return _begins_as_dicom(stream)
-    except OSError:
-        return False
-
-
-def _begins_as_dicom(stream: BinaryIO) -> bool:
-    head = stream.read(PREAMBLE + len(MAGIC))
-    stream.seek(0)
-    if head[PREAMBLE:] == MAGIC:
-        return True
-    if len(head) < 16 or head[:2] != b"\x08\x00" or head[3:4] != b"\x00" or head[2] > 0x20:
-        return False
-    # explicit: two letters of a value representation; implicit: a short length
-    return re.fullmatch(rb"[A-Z]{2}", head[4:6]) is not None or int.from_bytes(head[4:8], "little") <= 64
 
 
 def find(path: str | os.PathLike) -> list[Series]:
@@ -260,274 +198,44 @@ def _all_slices(files: Sequence[str]) -> Iterator[tuple[tuple[str, str, str], Sl
             yield ("", "", ""), Slice(file, problem=str(error))
 
 
-def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
-    """The slices of one file, each with (PatientID, StudyInstanceUID, SeriesInstanceUID); [] for what is no image.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    with lenient():
-        dataset, offset, size = _header(path)
-        own, of_file = _text(dataset, "SOPClassUID"), _text(_meta(dataset), "MediaStorageSOPClassUID")
-        sop_class = own or of_file
-        if "Rows" not in dataset:
-            # only a DICOMDIR has no class of its own; the tags may be cut off, or in another byte order than stated
-            if (not own and of_file != _DICOMDIR) or (own and of_file and own != of_file):
-                raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
-            if not _is_image(sop_class):
-                return []
-        # without a UID, what lies in one folder is taken as one series
-        series = _text(dataset, "SeriesInstanceUID") or os.path.dirname(path)
-        key = (_text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID"), series)
-        common = {"path": path, "sop_class": sop_class, "sop_uid": _text(dataset, "SOPInstanceUID")}
-        try:
-            _check_pixels(path, dataset, offset, size)
-            frames = _frames(path, dataset)
-        except InputError as error:
-            return [(key, Slice(**common, facts=_facts(dataset), problem=str(error)))]
-    return [(key, Slice(**common, **frame)) for frame in frames]
-
-
-@contextlib.contextmanager
-def lenient() -> Iterator[None]:
-    """pydicom without its warnings about values that break a rule: scanners write them, and we check what we use."""
-    from pydicom import config
-
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        logger = logging.getLogger("pydicom")
-        before, logger.disabled = logger.disabled, True
-        try:
-            yield
-        finally:
-            logger.disabled = before
-
-
-def _header(path: str) -> tuple[pydicom.Dataset, int, int]:
-    """The tags before the pixels, where the pixels' element begins, and the size of the file."""
-    import pydicom
-
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is a broken link or no file.")
-    try:
-        with open(path, "rb") as stream:
-            if not _begins_as_dicom(stream):
-                raise InputError(f"{path} has the name of a DICOM file but is none.")
-            size = os.fstat(stream.fileno()).st_size
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_READ))
-            # reading a value is what finds out that it is damaged
-            list(dataset.iterall())
-            list(_meta(dataset) or ())
-            return dataset, stream.tell(), size
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except InputError:
-        raise
-    except Exception as error:  # pydicom raises whatever its parsing of damaged bytes ran into
-        # its text may hold the bytes it stumbled over, and with them a name
-        raise InputError(f"{path} is a damaged DICOM file ({type(error).__name__}).") from error
-
-
-def read_value(path: str, keyword: str) -> str:
-    """One value of a file's header as text, "" where there is none or the file cannot be read."""
-    import pydicom
-
-    try:
-        with lenient():
-            return _text(pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[keyword]), keyword)
-    except Exception:  # see `_header`; a file without the value is not chosen by it
-        return ""
-
-
-def _meta(dataset: pydicom.Dataset) -> pydicom.Dataset | None:
-    """The file meta information, None in files without a preamble."""
-    return getattr(dataset, "file_meta", None)
-
-
-def _is_image(sop_class: str) -> bool:
-    from pydicom.uid import UID
-
-    return "Image Storage" in UID(sop_class).name if sop_class else False
-
-
-def _check_pixels(path: str, dataset: pydicom.Dataset, offset: int, size: int) -> None:
-    """Refuse pixels that are absent, cut off, coloured, or coded in a way that dcm2niix does not know."""
-    from pydicom.uid import UID
-
-    rows, columns, bits = (_integer(path, dataset, name) for name in ("Rows", "Columns", "BitsAllocated"))
-    samples = int(_number(dataset, "SamplesPerPixel") or 1)
-    frames = int(_number(dataset, "NumberOfFrames") or 1)
-    photometric = _text(dataset, "PhotometricInterpretation")
-    if samples != 1 or photometric not in ("", "MONOCHROME2"):
-        what = photometric if photometric not in ("", "MONOCHROME2") else f"{samples} samples a pixel"
-        raise InputError(f"{path} holds {what}; images of one grey value a pixel (MONOCHROME2) are needed.")
-    if bits not in (8, 16, 32):
-        raise InputError(f"{path} has {bits} bits a pixel; 8, 16 and 32 are allowed.")
-    if rows * columns * frames > MAX_VOXELS:
-        raise InputError(
-            f"{path} claims {columns}x{rows}x{frames} voxels; at most {MAX_VOXELS} in one volume are allowed."
-        )
-    syntax = _text(_meta(dataset), "TransferSyntaxUID") or "1.2.840.10008.1.2"
-    if syntax not in UNCOMPRESSED | COMPRESSED:
-        raise InputError(
-            f"{path} is coded as {UID(syntax).name}, which is not read; write it uncompressed first, for instance with "
-            "dcmconv +te or gdcmconv --raw."
-        )
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        element = stream.read(12)
-    order = "big" if syntax == "1.2.840.10008.1.2.2" else "little"
-    if len(element) < 8 or int.from_bytes(element[:2], order) != _PIXEL_GROUP:
-        raise InputError(f"{path} has no pixel data.")
-    if syntax in COMPRESSED:
-        return
-    there = size - offset - (12 if element[4:6] in (b"OB", b"OW") else 8)
-    needed = rows * columns * frames * bits // 8
-    if there < needed:
-        raise InputError(
-            f"{path} is truncated: {columns}x{rows}x{frames} pixels need {needed} bytes, {there} are there."
-        )
-
-
-def _frames(path: str, dataset: pydicom.Dataset) -> list[dict]:
-    """Geometry and facts of each frame, as arguments of `Slice`."""
-    size = (int(dataset.Rows), int(dataset.Columns))
-    facts = _facts(dataset)
-    if "MOSAIC" in _text(dataset, "ImageType").upper().split("\\"):
-        raise InputError(f"{path} is a Siemens mosaic, many slices in one picture, which is not read.")
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        if int(_number(dataset, "NumberOfFrames") or 1) > 1:
-            raise InputError(f"{path} is a multi-frame image that does not say where its frames lie.")
-        return [{"size": size, "facts": facts, **_plane(path, dataset, dataset, dataset)}]
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    frames = []
-    for number, own in enumerate(_items(dataset, "PerFrameFunctionalGroupsSequence"), 1):
-
-        def group(name: str, own=own):
-            return _first(own, name) or _first(shared, name)
-
-        geometry = _plane(
-            path, group("PlaneOrientationSequence"), group("PlanePositionSequence"), group("PixelMeasuresSequence")
-        )
-        timing = group("MRTimingAndRelatedParametersSequence")
-        stated = {
-            "RepetitionTime": _text(timing, "RepetitionTime"),
-            "FlipAngle": _text(timing, "FlipAngle"),
-            "EchoTime": _text(group("MREchoSequence"), "EffectiveEchoTime"),
-            "ImageType": _text(group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence"), "FrameType"),
-            "TemporalPositionIdentifier": _text(group("FrameContentSequence"), "TemporalPositionIndex"),
-            "DiffusionBValue": _text(group("MRDiffusionSequence"), "DiffusionBValue"),
-        }
-        merged = dict(facts) | {name: text for name, text in stated.items() if text}
-        frames.append({"frame": number, "size": size, "facts": tuple(merged.items()), **geometry})
-    claimed = int(_number(dataset, "NumberOfFrames") or 1)
-    if len(frames) != claimed:
-        raise InputError(f"{path} claims {claimed} frames and describes {len(frames)}.")
-    return frames
-
-
-def _items(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom.Dataset]:
-    """The items of a sequence; none where it is absent, or something else under a damaged tag."""
-    import pydicom
-
-    items = dataset.get(sequence) if dataset is not None else None
-    return items if isinstance(items, pydicom.Sequence) else ()
-
-
-def _first(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
-    return next(iter(_items(dataset, sequence)), None)
-
-
-def _plane(path: str, orientation, position, measures) -> dict:
-    """Image Plane attributes from the datasets that hold them, checked."""
-    row_column = _numbers(path, orientation, "ImageOrientationPatient", 6)
-    row, column = np.asarray(row_column[:3]), np.asarray(row_column[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(n - 1) for n in lengths) > 0.01 or abs(row @ column) > 0.01:
-        raise InputError(
-            f"{path} has the ImageOrientationPatient {list(row_column)}; two perpendicular directions of length 1 are "
-            "needed."
-        )
-    spacing_mm = _numbers(path, measures, "PixelSpacing", 2)
-    if min(spacing_mm) <= 0:
-        raise InputError(f"{path} has the PixelSpacing {list(spacing_mm)}; both values must be positive.")
-    return {
-        "orientation": tuple(float(v) for v in (*row / lengths[0], *column / lengths[1])),
-        "position": _numbers(path, position, "ImagePositionPatient", 3),
-        "spacing_mm": spacing_mm,
-        "thickness_mm": _number(measures, "SliceThickness") or None,
-    }
-
-
-def _numbers(path: str, dataset: pydicom.Dataset | None, name: str, count: int) -> tuple[float, ...]:
-    value = dataset.get(name) if dataset is not None else None
-    if value is None or value == "":
-        raise InputError(f"{path} has no {name}; without it nobody knows where the slice lies.")
-    try:
-        numbers = tuple(float(v) for v in value)
-    except (TypeError, ValueError):
-        numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise InputError(f"{path} has the {name} {_shown(value)}; {count} numbers are needed.")
-    return numbers
-
-
-def _shown(value: object) -> str:
-    """A value for a sentence, if it is made of numbers: a damaged tag may hold the bytes of another, such as a name."""
-    text = str(value)[:60]
-    return text if re.fullmatch(r"[-+\d.,eE\s\\\[\]']+|nan|\[nan.*", text) else "(no numbers)"
-
-
-def _integer(path: str, dataset: pydicom.Dataset, name: str) -> int:
-    number = _number(dataset, name)
-    if number is None or number < 1:
-        stated = _shown(_text(dataset, name)) if name in dataset else "(none)"
-        raise InputError(f"{path} has the {name} {stated}; a positive whole number is needed.")
-    return int(number)
-
-
-def _number(dataset: pydicom.Dataset | None, name: str) -> float | None:
-    try:
-        number = float(dataset.get(name)) if dataset is not None else math.nan
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _text(dataset: pydicom.Dataset | None, name: str) -> str:
-    """A value as text, several joined by a backslash; "" where there is none."""
-    value = dataset.get(name) if dataset is not None else None
-    if value is None:
-        return ""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        return str(value).strip()
-    return "\\".join(str(v) for v in value)
-
-
-def _facts(dataset: pydicom.Dataset) -> tuple[tuple[str, str], ...]:
-    return tuple((name, text) for name in dict.fromkeys(FACTS + APART) if (text := _text(dataset, name)))
-
-
 def assemble(slices: Iterable[tuple[tuple[str, str, str], Slice]]) -> list[Series]:
     """Put slices together into series, whatever order they come in."""
-    pool: dict[tuple, tuple] = {}
+    pool: dict[object, object] = {}
     by_uid = collections.defaultdict(list)
     unread: list[Series] = []
     for key, each in slices:
-        # thousands of slices share the same few facts
         if not any(key):  # a file that cannot be read is of no series
             unread.append(broken(each.path, each.problem))
             continue
-        by_uid[key].append(dataclasses.replace(each, facts=pool.setdefault(each.facts, each.facts)))
-    found = [series for key, members in by_uid.items() for series in _split(key, members)]
+        # thousands of slices share the same few facts and tables
+        names = ("facts", "modality", "real_world")
+        shared = {name: pool.setdefault(getattr(each, name), getattr(each, name)) for name in names}
+        by_uid[key].append(dataclasses.replace(each, **shared))
+    found = [series for key, members in _completed(by_uid).items() for series in _split(key, members)]
     return sorted(unread + found, key=lambda s: (min(s.files), s.slices[0].frame))
+
+
+def _completed(by_uid: dict[tuple[str, str, str], list[Slice]]) -> dict[tuple[str, str, str], list[Slice]]:
+    """Slices without PatientID or StudyInstanceUID go with those of their series that have one, where all agree."""
+    people, studies = collections.defaultdict(set), collections.defaultdict(set)
+    for person, study, series in by_uid:
+        people[series].add(person)
+        studies[series].add(study)
+
+    def completed(value: str, known: set[str]) -> str:
+        return value or (max(known) if len(known - {""}) == 1 else "")
+
+    merged = collections.defaultdict(list)
+    for (person, study, series), members in by_uid.items():
+        merged[completed(person, people[series]), completed(study, studies[series]), series].extend(members)
+    return merged
 
 
 def _split(key: tuple[str, str, str], members: list[Slice]) -> Iterator[Series]:
     """Parallel slices of one kind belong together; several at one place are copies, or told apart by an echo or so."""
 
-    def series(slices: Sequence[Slice], problem: str | None = None) -> Series:
-        return Series(tuple(slices), key[0], key[2], key[1], problem)
+    def series(slices: Sequence[Slice], problem: str | None = None, note: str | None = None) -> Series:
+        return Series(tuple(slices), key[0], key[2], key[1], problem, note)
 
     members = sorted(members, key=lambda s: (s.path, s.frame))
     broken = [s for s in members if s.problem]
@@ -536,61 +244,171 @@ def _split(key: tuple[str, str, str], members: list[Slice]) -> Iterator[Series]:
         more = f" ({len(broken) - 1} more of its files have problems as well)" if len(broken) > 1 else ""
         yield series([broken[0], *(s for s in members if s is not broken[0])], f"{broken[0].problem}{more}")
         return
-    found = [each for stack in _stacks(members) for each in _apart(stack, series)]
-    used = collections.Counter(file for each in found for file in each.files)
-    for each in found:
-        if any(used[file] > 1 for file in each.files) and not each.problem:
-            several = f"{each.path} is a multi-frame file of several volumes; export each as a series of its own."
-            yield dataclasses.replace(each, problem=several)
-        else:
-            yield each
+    found = [part for stack in _stacks(members) for part in _apart(stack)]
+    used = collections.Counter(file for part, _ in found for file in {s.path for s in part})
+    note = _note(members)
+    for part, problem in found:
+        several = f"{part[0].path} is a multi-frame file of several volumes; export each as a series of its own."
+        fault = problem or (several if any(used[each.path] > 1 for each in part) else None)
+        yield series(part, fault, None if fault else note)
+
+
+def _note(members: Sequence[Slice]) -> str | None:
+    """What the numbers of images say about images that are not here."""
+    files = {each.sop_uid or each.path: each for each in members}.values()  # of copies, and of frames, one
+    doubt = f"{min(each.path for each in files)} is of a series of which slices may be lost at an end: "
+    parts = [each for each in files if each.part]
+    if parts and len({each.part for each in parts}) < max(each.claimed or 0 for each in parts):
+        return f"{doubt}{max(each.claimed for each in parts)} files belong together, and {len(parts)} are here."
+    if parts or any(each.frame for each in files):
+        return None
+    if any(each.claimed for each in files):
+        claimed = max(each.claimed or 0 for each in files)
+        if len(files) < claimed:
+            return f"{doubt}its acquisition has {claimed} images, and {len(files)} are here."
+    numbers = sorted({each.number for each in files if each.number is not None})
+    if len(numbers) < len(files) or len(numbers) < LEAST_SLICES or numbers[0] < 0:
+        return None  # numbers that are missing or twice tell nothing
+    step = min(np.diff(numbers))
+    absent = [n for n in range(numbers[0] % step or step, numbers[-1], step) if n not in set(numbers)]
+    if 0 < len(absent) < len(numbers):
+        shown = ", ".join(map(str, absent[:3])) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        return f"{doubt}the InstanceNumbers go to {numbers[-1]}, and {shown} are missing."
+    return None
 
 
 def _stacks(members: list[Slice]) -> list[list[Slice]]:
     stacks: list[list[Slice]] = []
+    stated = {kind for each in members if (kind := _kind(each))}
+    only = max(stated) if len(stated) == 1 else ()  # a slice without a kind is of the one that the others have
+    kinds: list[tuple] = []
     for each in members:
-        kind = (each.sop_class, _kind(each))
-        for stack in stacks:
-            first = stack[0]
-            parallel = np.abs(np.subtract(first.orientation, each.orientation)).max() <= PARALLEL
-            if parallel and (first.sop_class, _kind(first)) == kind:
+        kind = (each.sop_class, _kind(each) or only)
+        for stack, of_stack in zip(stacks, kinds, strict=True):
+            parallel = np.abs(np.subtract(stack[0].orientation, each.orientation)).max() <= PARALLEL
+            if parallel and of_stack == kind:
                 stack.append(each)
                 break
         else:
             stacks.append([each])
+            kinds.append(kind)
     return stacks
 
 
-def _kind(each: Slice) -> list[str]:
-    """ORIGINAL or DERIVED, PRIMARY or SECONDARY, the sort of image, and magnitude or phase."""
-    return dict(each.facts).get("ImageType", "").upper().split("\\")[:4]
+def _kind(each: Slice) -> tuple[str, ...]:
+    """ORIGINAL or DERIVED, PRIMARY or SECONDARY, the sort of image, and magnitude or phase; () if it is not stated."""
+    text = dict(each.facts).get("ImageType", "").upper()
+    return tuple(text.split("\\")[:4]) if text else ()
 
 
-def _apart(stack: list[Slice], series) -> Iterator[Series]:
-    """One series where each slice has a place of its own; else copies are dropped, and the rest is told apart."""
+def _apart(stack: list[Slice]) -> Iterator[tuple[list[Slice], str | None]]:
+    """Slices that each have a place of their own, with what makes them unusable.
+
+    Copies are dropped; what then still lies at one place is told apart by what the headers say.
+    """
     stack = _ordered(stack)
-    crowded = _crowded(stack)
-    if crowded:
+    if _crowded(stack):
         stack, conflict = _without_copies(stack)
         if conflict:
-            yield series(stack, conflict)
+            yield stack, conflict
             return
-        crowded = _crowded(stack)
-    if crowded:
-        for name in APART:
-            groups = collections.defaultdict(list)
-            for each in stack:
-                groups[dict(each.facts).get(name, "")].append(each)
-            if len(groups) > 1 and not any(map(_crowded, groups.values())):
-                yield from (series(group, _fault(group)) for group in groups.values())
-                return
-        yield series(
-            stack,
-            f"{crowded.path} lies where another slice of its series lies and shows something else; nothing in the "
-            "headers tells the two apart.",
-        )
+    crowded = _crowded(stack)
+    if not crowded:
+        yield from _unmixed(stack)
         return
-    yield series(stack, _fault(stack))
+    for names in (*zip(APART, strict=True), *itertools.combinations(APART, 2)):
+        groups = _groups(stack, names)
+        if len(groups) > 1 and not any(map(_crowded, groups.values())):
+            most = max(map(len, groups.values()))
+            for group in groups.values():
+                if len(group) == most:
+                    yield from _unmixed(group)
+                else:  # the others tell what is lost, even at an end, or which slices do not say what they are
+                    yield group, f"{group[0].path} is of {len(group)} slices, where others of its series are {most}."
+            return
+    problem = (
+        f"{crowded.path} lies where another slice of its series lies and shows something else; nothing in the headers "
+        "tells the two apart."
+    )
+    yield stack, problem
+
+
+def _groups(stack: Sequence[Slice], names: Sequence[str]) -> dict[tuple[str, ...], list[Slice]]:
+    """The slices by what their headers say under these keywords."""
+    groups = collections.defaultdict(list)
+    for each in stack:
+        facts = {**dict(each.facts), "FrameOfReferenceUID": each.reference}
+        facts["file"] = each.path if each.frame and not each.part else ""
+        groups[tuple(_comparable(name, facts.get(name, "")) for name in names)].append(each)
+    return groups
+
+
+def _comparable(name: str, text: str) -> str:
+    """Numbers as numbers, to four digits: "2.46" and "2.460" are one. A number that is none says nothing."""
+    if name in ("EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "TriggerTime"):
+        number = _factor(text, 1.0)
+        return "" if number is None else f"{number:.4g}"
+    return text
+
+
+def _unmixed(stack: list[Slice]) -> Iterator[tuple[list[Slice], str | None]]:
+    """Ordered slices of different places as one volume, unless the headers tell that several were mixed.
+
+    Two series under one id, of which one lies half a slice further, would pass for one with twice the slices.
+    """
+    for name in (*TOGETHER, *MOSTLY) if len(stack) > LEAST_SLICES else ():
+        groups = _groups(stack, [name])
+        if len(groups) < 2 or ("",) in groups:
+            continue
+        apart = not any(map(_fault, groups.values()))
+        if name in MOSTLY:
+            apart = apart and min(map(len, groups.values())) >= LEAST_BETWEEN and _mixed(stack, groups)
+        if apart:
+            for group in groups.values():
+                yield from _unmixed(group)
+            return
+        if name in TOGETHER:
+            first, other = (f"{group[0].path} has the {name} {text}" for (text,), group in list(groups.items())[:2])
+            problem = f"{first} and {other}, in one series; slices of one volume must agree in it."
+            yield stack, problem
+            return
+    yield stack, _fault(stack) or _twins(stack)
+
+
+def _mixed(stack: Sequence[Slice], groups: dict[tuple[str, ...], list[Slice]]) -> bool:
+    """Whether slices of each group lie between those of another, and the headers do not state their distance."""
+    group_of = {(each.path, each.frame): name for name, group in groups.items() for each in group}
+    run = [group_of[each.path, each.frame] for each in stack]
+    changes = sum(a != b for a, b in itertools.pairwise(run))
+    return changes >= len(groups) and _overlap(stack) is not False
+
+
+def _overlap(stack: Sequence[Slice]) -> bool | None:
+    """Whether slices are thicker, or stated to be farther apart, than they are; None where nothing is stated."""
+    stated = stack[0].between_mm or stack[0].thickness_mm
+    return None if not stated else abs(stated) > OVERLAP * float(np.median(np.diff(_along(stack))))
+
+
+def _twins(stack: Sequence[Slice]) -> str | None:
+    """What is wrong where every second slice has a numbering of its own, and slices overlap; None elsewhere.
+
+    They may be two series, and nothing but their numbers says so.
+    """
+    numbers = [each.number for each in stack]
+    if None in numbers or len(stack) < 2 * LEAST_BETWEEN or _steady(numbers) or not _overlap(stack):
+        return None
+    if not (_steady(numbers[::2]) and _steady(numbers[1::2])):
+        return None
+    return (
+        f"{stack[0].path} is of a series in which every second slice is numbered for itself, and slices overlap: two "
+        "series seem to be mixed under one id, which must be taken apart first."
+    )
+
+
+def _steady(numbers: Sequence[int]) -> bool:
+    """Whether numbers go up or down in equal steps."""
+    steps = set(np.diff(numbers).tolist())
+    return len(steps) == 1 and steps != {0}
 
 
 def _along(stack: Sequence[Slice]) -> np.ndarray:
@@ -630,13 +448,13 @@ def _without_copies(stack: list[Slice]) -> tuple[list[Slice], str | None]:
     for each in stack:
         name = (each.sop_uid, each.frame)
         if each.sop_uid and name in kept:
-            if content(kept[name]) != content(each):
+            if content(kept[name]) != content(each) or _values(kept[name]) != _values(each):
                 return stack, (
                     f"{each.path} and {kept[name].path} have the same SOPInstanceUID and differ; one of them is wrong."
                 )
             continue
         kept.setdefault(name, each)
-        alike = at[(tuple(round(v, 3) for v in each.position), each.facts, each.frame)]
+        alike = at[(tuple(round(v, 3) for v in each.position), each.facts, each.frame, _values(each))]
         if any(content(other) == content(each) for other in alike):
             continue
         alike.append(each)
@@ -647,14 +465,15 @@ def _without_copies(stack: list[Slice]) -> tuple[list[Slice], str | None]:
     return result, None
 
 
+def _values(each: Slice) -> tuple[Mapping | None, Mapping | None]:
+    return each.modality, each.real_world
+
+
 def _pixel_digest(path: str) -> str:
     """A hash of the pixels and what follows them: copies of one slice may differ in their headers."""
     digest = hashlib.sha256()
-    with lenient():
-        _, offset, _ = _header(path)
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        while block := stream.read(1 << 20):
+    with lenient(), opened(path, pixels.TAGS) as file:
+        while block := file.stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -677,6 +496,10 @@ def _fault(stack: Sequence[Slice]) -> str | None:
             )
     if math.prod((*first.size, len(stack))) > MAX_VOXELS:
         return f"{first.path} is of a series of {len(stack)} slices; at most {MAX_VOXELS} voxels are allowed."
+    try:
+        _mappings(stack)
+    except InputError as error:
+        return str(error)
     return _uneven(stack) or _crooked(stack)
 
 

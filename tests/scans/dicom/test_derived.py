@@ -33,7 +33,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("derivation", [MR, CT], ids=["mr", "ct"])
-def test_dcm2niix_reads_the_same_voxels_on_the_same_grid(tmp_path, derivation):
+def test_it_is_read_as_the_same_voxels_on_the_same_grid(tmp_path, derivation):
     source, volume = translated(tmp_path / "in", offset=-300.0 if derivation is CT else 0.0)
     derived.write(source, volume, tmp_path / "out", derivation)
     (result,) = series.find(tmp_path / "out")
@@ -44,7 +44,7 @@ def test_dcm2niix_reads_the_same_voxels_on_the_same_grid(tmp_path, derivation):
         np.testing.assert_array_equal(again.array, np.rint(volume.array))
     else:
         np.testing.assert_allclose(again.array, volume.array, atol=np.abs(volume.array).max() / 65534 * 1.001)
-    # to the last bit: what the files state is what dcm2niix gives
+    # to the last bit: what the files state is what is read
     stated = np.stack(
         [d.pixel_array.T * np.float32(d.RescaleSlope) + float(d.RescaleIntercept) for d in files(tmp_path / "out")], -1
     )

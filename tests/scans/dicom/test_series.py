@@ -183,12 +183,12 @@ def test_every_real_file_that_the_libraries_carry(tmp_path):
         "ExplVR_BigEnd.dcm": "holds RGB",
         "examples_palette.dcm": "holds PALETTE COLOR",
         "liver_1frame.dcm": "has 1 bits a pixel",
-        "image_dfl.dcm": "is coded as Deflated Explicit VR Little Endian, which is not read",
-        "JPEG-lossy.dcm": "is coded as JPEG Extended",
+        "image_dfl.dcm": "has no ImageOrientationPatient",
+        "JPEG-lossy.dcm": "is coded as JPEG Extended of 12 bits, which is not read; .* with dcmdjpeg",
         "empty_charset_LEI.dcm": "is a damaged DICOM file",
         "CT_small.dcm": "is a series of 1 slice",
     }.items():
-        assert sentence in by_name[name].problem
+        assert re.search(sentence, by_name[name].problem)
     assert not any(name.startswith(("rtplan", "rtstruct", "DICOMDIR", "test-SR")) for name in by_name)
 
 
