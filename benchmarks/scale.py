@@ -64,11 +64,11 @@ def build(folder: Path, workers: int) -> tuple[float, float, float]:
 
 def header_pass(folder: Path) -> float:
     """CPU seconds for finding the scans and reading their headers, in this process."""
-    from data_prep import build as module
     from data_prep import scans
+    from data_prep.build import sources
 
     start = time.process_time()
-    module._read_headers({d: scans.find(folder / d) for d in "ab"}, {"a": "x", "b": "y"}, bytes(32), None)
+    sources.read_headers({d: scans.find(folder / d) for d in "ab"}, {"a": "x", "b": "y"}, bytes(32), None)
     return time.process_time() - start
 
 

@@ -111,7 +111,7 @@ def add_guards(domains: dict[str, dict], written: Sequence[tuple]) -> None:
 
     Args:
         domains: entries of dataset.json.
-        written: a task and what `build.write_shard` returned for it, of each shard.
+        written: a task and what `build.shards.write_shard` returned for it, of each shard.
     """
     cohorts = {
         domain: [

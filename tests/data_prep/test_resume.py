@@ -12,9 +12,8 @@ import pytest
 
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
-from data_prep import build as build_module
 from data_prep import graph, workspace
-from data_prep.build import build
+from data_prep.build import build, shards
 from data_prep.verify import verify
 from tests.data_prep.scan_files import save, save_domain, save_domains, voxels
 
@@ -146,15 +145,15 @@ def test_a_scan_that_failed_is_tried_again(tmp_path, again, made):
     assert len(again()["failed"]) == 1
     (tmp_path / "ciss" / "sub-03.nii.gz").write_bytes(sound)
     assert again()["failed"] == []
-    for shards in made[1:]:
-        (shard,) = shards
+    for remade in made[1:]:
+        (shard,) = remade
         assert "sub-03" in shard
     assert content(tmp_path / "records") == content_of_a_fresh_build(tmp_path, again)
 
 
 def test_what_is_done_is_kept_when_a_run_fails(tmp_path, again, made, monkeypatch):
     """The disk is full at the third shard; the next run makes the others alone."""
-    original, calls = build_module.records.write_shard, []
+    original, calls = shards.records.write_shard, []
 
     def fills(path, records):
         calls.append(path)
@@ -163,7 +162,7 @@ def test_what_is_done_is_kept_when_a_run_fails(tmp_path, again, made, monkeypatc
         original(path, records)
 
     with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device"):
-        patch.setattr(build_module.records, "write_shard", fills)
+        patch.setattr(shards.records, "write_shard", fills)
         again()
     assert not (tmp_path / "records").exists()
     assert len(list((tmp_path / "records.partial").glob("*.tfrecord"))) == 2
