@@ -1,16 +1,17 @@
 """How good translations become in a given time: the default recipe, the seed, the second report and the paired bound.
 
     python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full] [--make A|B|random] [--cohort SEED]
+        [--lesions RATE]
 
 Makes digital knees in WORK (24 training subjects for each contrast, none in both, and 10 test subjects that have both;
 32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
 translations of the test subjects against their paired truth after a quarter, a half and all of the time. What a method
 needs beforehand, such as registration, is part of its time. A run that is cut off continues: give it the same command.
 --full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method. --make takes knees of
-another make, of the seed --cohort (for random, that is which make).
+another make, of the seed --cohort (for random, that is which make). --lesions gives that share of all knees lesions.
 
-Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*, quality_B.*, quality_random_3.*;
-methods that were not run are missing there.
+Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*, quality_B.*, quality_random_3.*,
+quality_lesions_0.5.*; methods that were not run are missing there.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Subjects of each contrast, test subjects, voxels of a scan, minutes of a run; make and seed of the knees."""
+    """Subjects of each contrast, test subjects, voxels of a scan, minutes of a run.
+
+    Of the knees: their make, the seed of their cohort and the share that has lesions.
+    """
 
     subjects: int = 24
     test: int = 10
@@ -90,6 +94,7 @@ class Size:
     seeds: int | None = None
     make: str = "A"
     cohort: int = 0
+    lesions: float | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +104,7 @@ class Size:
             + ["full"] * (self.shape == FULL.shape)
             + [self.make] * (self.make != "A")
             + [str(self.cohort)] * (self.cohort != 0)
+            + [f"lesions_{self.lesions}"] * (self.lesions is not None)
         )
 
     def seeds_of(self, method: Method) -> int:
@@ -119,9 +125,8 @@ def prepare(work: Path, size: Size) -> dict:
     scans, records = work / "scans", work / "records"
     if not (scans / "participants.tsv").exists():  # written last
         shutil.rmtree(scans, ignore_errors=True)
-        write_cohort(
-            scans, 2 * size.subjects + size.test, shape=size.shape, seed=size.cohort, workers=2, make=size.make
-        )
+        knees = {"shape": size.shape, "seed": size.cohort, "make": size.make, "lesion_rate": size.lesions}
+        write_cohort(scans, 2 * size.subjects + size.test, workers=2, **knees)
     domains = {"a": ("ciss", scans / "ciss"), "b": ("dess", scans / "dess")}
     if not (records / "dataset.json").exists():
         build(**domains, out=records, split=(2 * size.subjects, 0, size.test), disjoint=True, seed=0, workers=2)
@@ -142,6 +147,8 @@ def prepare(work: Path, size: Size) -> dict:
 def _plain(size: Size) -> dict:
     """What its knees depend on; folders of A's first cohort were made before there were makes."""
     another = {"make": size.make, "cohort": size.cohort} if (size.make, size.cohort) != ("A", 0) else {}
+    if size.lesions is not None:
+        another["lesions"] = size.lesions
     return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape), **another}
 
 
@@ -216,9 +223,10 @@ def report(results: list[dict], size: Size) -> None:
 
 
 def _about(size: Size) -> list[str]:
+    ill = "" if size.lesions is None else f", {size.lesions:.0%} with lesions"
     return [
         f"`python -m benchmarks.quality WORK`, {size.minutes:g} minutes each, registration and all else included, on "
-        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}. "
+        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}{ill}. "
         f"{size.subjects} training subjects for each contrast, none in both, "
         f"{'x'.join(map(str, size.shape))} voxels. Against the paired truth of {size.test} test subjects, intensities "
         "on [-1, 1]: mean (SD over subjects). NMI: normalised mutual information, 1 to 2. KL: of the translation's "
@@ -278,9 +286,11 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--make", choices=makes.NAMES, default="A", help="of the knees (default: %(default)s)")
     parser.add_argument("--cohort", type=int, default=0, help="seed of the knees (default: %(default)s)")
+    parser.add_argument("--lesions", type=float, default=None, metavar="RATE", help="share of the knees with lesions")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    size = dataclasses.replace(FULL if arguments.full else Size(), make=arguments.make, cohort=arguments.cohort)
+    knees = {"make": arguments.make, "cohort": arguments.cohort, "lesions": arguments.lesions}
+    size = dataclasses.replace(FULL if arguments.full else Size(), **knees)
     if arguments.minutes is not None:
         size = dataclasses.replace(size, minutes=arguments.minutes)
     prepared = prepare(arguments.work, size)

@@ -28,7 +28,7 @@ from cyclescan.inference import doubt
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import prepare_as
 from cyclescan.scans.volume import Volume
-from data_prep.phantom import lesions, make_subject, makes
+from data_prep.phantom import make_subject, makes, planted
 from data_prep.phantom.anatomy import NAMES
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,11 +53,11 @@ class Knee:
         self._data = data
         seed = size.get("cohort", 0)
         drawn = {"index": index, "make": makes.named(size.get("make", "A"), seed)}
-        kinds = (None, *lesions.KINDS)
+        kinds = (None, *planted.KINDS)
         subjects = {kind: make_subject(seed, size["shape"], lesion=kind, **drawn) for kind in kinds}
         self.scans = {kind: {d: self._prepared(subject, d) for d in CONTRASTS} for kind, subject in subjects.items()}
         self.bone = subjects[None].labels == NAMES.index("marrow_epiphysis")
-        self.lesion = {kind: subjects[kind].lesion for kind in lesions.KINDS}
+        self.lesion = {kind: subjects[kind].lesion for kind in planted.KINDS}
 
     def _prepared(self, subject, domain: str) -> np.ndarray:
         scan = Volume(getattr(subject, CONTRASTS[domain]), subject.affine)
@@ -72,13 +72,13 @@ def measure(folder: Path, knees: list[Knee]) -> tuple[dict, dict]:
         source, target = direction[0], direction[2]
         there, back = translators[direction], translators[f"{target}2{source}"]
         fakes, scores, correlation = [], [], []
-        changes, contrasts, errors = ({kind: [] for kind in lesions.KINDS} for _ in range(3))
+        changes, contrasts, errors = ({kind: [] for kind in planted.KINDS} for _ in range(3))
         for knee in knees:
             real, truth = (knee.scans[None][domain] for domain in (source, target))
             fake = there.translate_array(real)
             fakes.append(fake)
             scores.append({"psnr": metrics.psnr(fake, truth, 2.0), "ssim": metrics.ssim(fake, truth, 2.0)})
-            for kind in lesions.KINDS:
+            for kind in planted.KINDS:
                 ill = there.translate_array(knee.scans[kind][source])
                 weights = knee.lesion[kind]
                 contrasts[kind].append(np.average(knee.scans[kind][target] - truth, weights=weights))
@@ -117,7 +117,7 @@ def report(results: dict[str, dict], subjects: int) -> str:
         LEGEND,
     ]
     for direction, title in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
-        kinds = [kind.replace("_", " ") for kind in lesions.KINDS]
+        kinds = [kind.replace("_", " ") for kind in planted.KINDS]
         head = ["run", "PSNR, dB", "SSIM", "checkerboard", "spongy bone, dB", *(f"{k}, surviving" for k in kinds)]
         head += [*(f"{k}, invented" for k in kinds), "doubt and error", "cycle alone", "views alone"]
         lines += ["", f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -139,9 +139,9 @@ def _cell(value: dict, digits: int = 2) -> str:
 def draw(pictures: dict[str, dict], knee: Knee, path: Path) -> None:
     """Each lesion in the slice where it is largest: the source, each run's translation, the truth; CISS to DESS."""
     direction, titles = "a2b", ["CISS with the lesion", *pictures, "DESS with the lesion"]
-    figure = Figure(figsize=(2 * len(titles), 2.2 * len(lesions.KINDS)), layout="constrained")
-    axes = figure.subplots(len(lesions.KINDS), len(titles), squeeze=False)
-    for row, kind in zip(axes, lesions.KINDS, strict=True):
+    figure = Figure(figsize=(2 * len(titles), 2.2 * len(planted.KINDS)), layout="constrained")
+    axes = figure.subplots(len(planted.KINDS), len(titles), squeeze=False)
+    for row, kind in zip(axes, planted.KINDS, strict=True):
         where = knee.lesion[kind]
         at = int(np.argmax(where.sum(axis=(1, 2))))
         shown = [
@@ -153,7 +153,7 @@ def draw(pictures: dict[str, dict], knee: Knee, path: Path) -> None:
             ax.imshow(volume[at], cmap="gray", vmin=-1, vmax=1, origin="lower")
             ax.contour(where[at], [0.1], colors="tab:orange", linewidths=0.6)
             ax.set(xticks=[], yticks=[])
-            if kind == next(iter(lesions.KINDS)):
+            if kind == next(iter(planted.KINDS)):
                 ax.set_title(title, fontsize="small")
         row[0].set_ylabel(kind.replace("_", " "))
     with replacing(path) as temporary:

@@ -19,7 +19,7 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, write_text
 from cyclescan.scans.volume import Volume, descrip_of, write
 from data_prep.parallel import processes
-from data_prep.phantom import lesions, makes, scanner
+from data_prep.phantom import makes, pathology, planted, scanner
 from data_prep.phantom.makes import Make
 
 SHAPE = (64, 128, 128)
@@ -27,6 +27,7 @@ SMALLEST, LARGEST = 8, 1024  # voxels along an axis
 PARTICIPANTS, TABLE = "participants.tsv", "table of digital knees"
 DESCRIP = "cyclescan digital knee, synthetic, not for clinical use"
 TYPES = {"ciss": np.int16, "dess": np.int16, "ct": np.int16, "labels": np.uint8}
+LESION_TYPE = {"lesions": np.float32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Subject:
         labels: the prevailing tissue, uint8, a position in `anatomy.NAMES`; 0 is air.
         affine: (4, 4), voxels to RAS+ mm; the centre of the volume is the origin.
         participant: what a line of participants.tsv says: side, size, flexion_deg and so on.
-        lesion: the fraction of each voxel that a planted lesion turned into fluid, float32; None without one.
+        lesion: the fraction of each voxel that lesions changed, float32; None where none were asked for.
     """
 
     ciss: np.ndarray
@@ -59,8 +60,8 @@ def make_subject(
     index: int = 0,
     make: Make = makes.A,
     knee: object | None = None,
-    examination: scanner.Scanner | None = None,
     lesion: str | None = None,
+    lesions: Sequence[str] | None = None,
 ) -> Subject:
     """Draw and scan one knee; a function of its arguments alone.
 
@@ -70,8 +71,10 @@ def make_subject(
         spacing_mm: in the same order; by default the make's field of view is divided, 96 x 140 x 140 mm for A.
         index: of the subject in the cohort.
         make: whose anatomy, tissues, protocols and scanner; another protocol is `dataclasses.replace(make, ciss=...)`.
-        knee, examination: take these in place of random ones; a knee is what `make.draw_knee` returns.
-        lesion: one of `lesions.KINDS` to plant; all else, noise included, is that of the same knee without it.
+        knee: take this in place of a random one; it is what `make.draw_knee` returns.
+        lesion: one of `planted.KINDS`: a plain one of one size, by which benchmarks compare.
+        lesions: kinds of `pathology.KINDS`, whose place, size and shape are drawn; empty for none, but a map of them.
+            All else, noise included, is that of the same knee without: its healthy twin.
 
     Raises:
         InputError: the seed, shape or spacing is not allowed.
@@ -81,8 +84,23 @@ def make_subject(
     shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
     if seed < 0 or index < 0:
         raise InputError(f"--seed is {seed if seed < 0 else index}; whole numbers from 0 are allowed.")
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(4)]
-    return _scanned(streams, shape, spacing_mm, make, knee, examination, lesion)
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(5)]
+    return _scanned(streams, shape, spacing_mm, make, knee=knee, lesion=lesion, lesions=lesions)
+
+
+def lesions_of(seed: int, index: int, rate: float) -> tuple[str, ...]:
+    """The kinds of lesions that subject `index` of a cohort of `seed` and `rate` has; empty for one of the healthy.
+
+    A kind for which the field of view has no place is left out of the subject.
+
+    Example:
+        >>> kinds = lesions_of(seed=0, index=3, rate=0.5)
+        >>> ill, twin = (make_subject(0, index=3, lesions=which) for which in (kinds, ()))
+    """
+    if not pathology.has_lesions(seed, index, rate):
+        return ()
+    # apart from the generators of the subject, which are its seed's children 0 to 4
+    return pathology.draw(np.random.default_rng(np.random.SeedSequence([seed, index], spawn_key=(5,))))
 
 
 def draw_pair(
@@ -91,14 +109,15 @@ def draw_pair(
     spacing_mm: Sequence[float] | None = None,
     *,
     make: Make | None = None,
-    lesion: str | None = None,
+    lesion_rate: float | None = None,
 ) -> Subject:
-    """One knee in CISS and DESS for a stream of true pairs, without CT: a tenth of a second to half of one.
+    """One knee in CISS and DESS for a stream of true pairs, without CT: 0.2 s at 32x64x64 on one core, 0.2 more if ill.
 
     Args:
         rng: where everything is drawn from; the same state gives the same knee.
-        shape, spacing_mm, lesion: as in `make_subject`.
+        shape, spacing_mm: as in `make_subject`.
         make: by default every call draws a random make of its own.
+        lesion_rate: the chance that the knee has lesions; from the same state without it comes the healthy twin.
 
     Raises:
         InputError: the shape or spacing is not allowed.
@@ -111,22 +130,29 @@ def draw_pair(
     """
     make = make or makes.draw(rng)
     shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
-    return _scanned(rng.spawn(4), shape, spacing_mm, make, lesion=lesion, ct=False)
+    streams, kinds = rng.spawn(5), None
+    if lesion_rate is not None:
+        for_kinds = streams[-1].spawn(1)[0]
+        kinds = pathology.draw(for_kinds) if for_kinds.random() < lesion_rate else ()
+    return _scanned(streams, shape, spacing_mm, make, lesions=kinds, ct=False)
 
 
-def _scanned(streams, shape, spacing_mm, make: Make, knee=None, examination=None, lesion=None, ct=True) -> Subject:
-    """Draw, build and scan; `streams` are the generators of the drawing, the knee, the scans and the lesion."""
-    for_drawing, for_knee, for_scans, for_lesion = streams
+def _scanned(streams, shape, spacing_mm, make: Make, *, knee=None, lesion=None, lesions=None, ct=True) -> Subject:
+    """Draw, build and scan; `streams` are of the drawing, the knee, the scans, a planted lesion and other lesions."""
+    for_drawing, for_knee, for_scans, for_lesion, for_lesions = streams
     drawn = (
         make.draw_knee(for_drawing),
         scanner.draw(for_drawing, make.examinations),
         scanner.draw_tissues(for_drawing, make.tissues, make.examinations),
     )
-    knee, examination, table = knee or drawn[0], examination or drawn[1], drawn[2]
+    knee, examination, table = knee or drawn[0], drawn[1], drawn[2]
     tissues = make.build_knee(knee, shape, spacing_mm, for_knee)
-    where = None
+    participant, where = knee.describe(), None
     if lesion:
-        tissues, where = lesions.plant(tissues, lesion, spacing_mm, for_lesion)
+        tissues, where = planted.plant(tissues, lesion, spacing_mm, for_lesion)
+    if lesions is not None:
+        tissues, where, there = pathology.inflict(tissues, lesions, spacing_mm, for_lesions)
+        participant["lesions"] = ",".join(there)
     scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, make.ciss, make.dess, ct)
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
@@ -137,7 +163,7 @@ def _scanned(streams, shape, spacing_mm, make: Make, knee=None, examination=None
         **{"ct": None, **scans},
         labels=tissues.labels(),
         affine=affine,
-        participant=knee.describe(),
+        participant=participant,
         lesion=where,
     )
 
@@ -150,8 +176,12 @@ def write_cohort(
     seed: int = 0,
     workers: int = 1,
     make: Make | str = "A",
+    lesion_rate: float | None = None,
 ) -> list[str]:
     """Write OUT/{ciss,dess,ct,labels}/sub-0001.nii.gz ... and OUT/participants.tsv; returns the subjects' names.
+
+    With `lesion_rate`, that share of the subjects has lesions, OUT/lesions/sub-0001.nii.gz ... say which share of each
+    voxel they changed, and the table has a column `lesions`.
 
     Subject i is the same whatever the number of subjects and of workers. `make` is a make or a name of `makes.NAMES`,
     where "random" is the random make of the seed. Each file is written under a temporary name and renamed.
@@ -164,13 +194,16 @@ def write_cohort(
             raise InputError(f"{name} is {number}; whole numbers from 1 are allowed.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
+    if lesion_rate is not None and not 0 <= lesion_rate <= 1:
+        raise InputError(f"--lesions is {lesion_rate:g}; numbers from 0 to 1 are allowed.")
     make = makes.named(make, seed) if isinstance(make, str) else make
     shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
     out = make_folder(out)
-    _refuse_foreign(out, subjects)
-    for name in TYPES:
+    types = TYPES if lesion_rate is None else TYPES | LESION_TYPE
+    _refuse_foreign(out, subjects, types)
+    for name in types:
         make_folder(out / name)
-    task = functools.partial(_write_subject, out, seed, shape, spacing_mm, make)
+    task = functools.partial(_write_subject, out, types, seed, shape, spacing_mm, make, lesion_rate)
     numbers = [(number,) for number in range(subjects)]
     with processes(min(workers, subjects)) as starmap:
         rows = list(progress(starmap(task, numbers), total=subjects, unit="knee"))
@@ -180,10 +213,10 @@ def write_cohort(
     return [row["participant_id"] for row in rows]
 
 
-def _refuse_foreign(out: Path, subjects: int) -> None:
+def _refuse_foreign(out: Path, subjects: int, types: dict) -> None:
     """Refuse a folder in which something would be replaced that `write_cohort` did not make."""
     refuse_foreign(out / PARTICIPANTS, lambda path: begins_with(path, "participant_id\tside\tsize\tflexion_deg"), TABLE)
-    for scan in TYPES:
+    for scan in types:
         for index in range(subjects if (out / scan).is_dir() else 0):
             refuse_foreign(_file(out, scan, index), lambda path: descrip_of(path).startswith(DESCRIP), "digital knee")
 
@@ -211,9 +244,10 @@ def _checked_grid(shape, spacing_mm, make: Make) -> tuple[tuple[int, int, int], 
     return shape, spacing_mm
 
 
-def _write_subject(out: Path, seed: int, shape, spacing_mm, make: Make, index: int) -> dict:
-    subject = make_subject(seed, shape, spacing_mm, index=index, make=make)
-    for scan, dtype in TYPES.items():
-        volume = Volume(getattr(subject, scan), subject.affine)
-        write(volume, _file(out, scan, index), descrip=DESCRIP, dtype=dtype)
+def _write_subject(out: Path, types: dict, seed: int, shape, spacing_mm, make: Make, rate, index: int) -> dict:
+    kinds = None if rate is None else lesions_of(seed, index, rate)
+    subject = make_subject(seed, shape, spacing_mm, index=index, make=make, lesions=kinds)
+    for scan, dtype in types.items():
+        array = subject.lesion if scan == "lesions" else getattr(subject, scan)
+        write(Volume(array, subject.affine), _file(out, scan, index), descrip=DESCRIP, dtype=dtype)
     return {"participant_id": _name(index), **subject.participant}

@@ -116,10 +116,14 @@ def _plain(values):
 
 @dataclasses.dataclass(frozen=True)
 class Tissues:
-    """Fractions of each tissue and the bone volume fraction of the spongy bone, float32 (depth, height, width)."""
+    """Fractions of each tissue and the bone volume fraction of the spongy bone, float32 (depth, height, width).
+
+    `wet_marrow` is how much of each voxel's fluid took the place of marrow between trabeculae that are still there.
+    """
 
     fractions: dict[str, np.ndarray]
     bone_volume: np.ndarray
+    wet_marrow: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """The prevailing tissue of each voxel as its position in NAMES, uint8; 0 is air."""

@@ -33,7 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="A",
         metavar="|".join(NAMES),
         help="whose anatomy, tissues, protocols and scanner: A, the usual digital knee; B, another one, cleaner; "
-        "random, drawn from the seed (default: %(default)s)",
+        "random, drawn from the seed",
+    )
+    parser.add_argument(
+        "--lesions",
+        type=float,
+        default=None,
+        metavar="RATE",
+        help="share of the subjects, from 0 to 1, that have lesions; writes lesions/, the share of each voxel that "
+        "they changed, and a column of their kinds",
     )
     parser.add_argument("--seed", type=int, default=0, help="subject i depends on the seed and i alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -53,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.workers,
         arguments.make,
+        arguments.lesions,
     )
     if arguments.montage:
         write_montage(out, names[:3])

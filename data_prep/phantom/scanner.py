@@ -249,6 +249,8 @@ def _ct(tissues: Tissues, table, scanner: Scanner, spacing_mm, rng) -> np.ndarra
     for name, fraction in tissues.fractions.items():
         hu += fraction * np.float32(table[name].hu)
     hu += tissues.fractions["marrow_epiphysis"] * signals.TRABECULAR_HU * tissues.bone_volume
+    if tissues.wet_marrow is not None:
+        hu += tissues.wet_marrow * signals.TRABECULAR_HU * tissues.bone_volume
     sigma = [scanner.ct_psf_mm / 2.355 / s for s in spacing_mm]
     noise = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), 0.5)
     return ndimage.gaussian_filter(hu, sigma) + np.float32(scanner.hu_sd) * noise / noise.std()

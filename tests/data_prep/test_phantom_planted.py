@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_prep.phantom import lesions, make_subject
+from data_prep.phantom import make_subject, planted
 from data_prep.phantom.anatomy import Tissues
 
 SHAPE = (16, 48, 48)
@@ -14,7 +14,7 @@ def healthy():
     return make_subject(3, SHAPE)
 
 
-@pytest.mark.parametrize("kind", lesions.KINDS)
+@pytest.mark.parametrize("kind", planted.KINDS)
 def test_a_lesion_is_bright_and_alone(kind, healthy):
     ill = make_subject(3, SHAPE, lesion=kind)
     inside = ill.lesion > 0.1
@@ -37,4 +37,4 @@ def test_without_a_lesion_there_is_no_map(healthy):
 def test_no_tissue_no_lesion():
     nothing = np.zeros((4, 4, 4), np.float32)
     with pytest.raises(ValueError, match="acl"):
-        lesions.plant(Tissues({"acl": nothing, "fluid": nothing}, nothing), "ligament_tear", (1, 1, 1), None)
+        planted.plant(Tissues({"acl": nothing, "fluid": nothing}, nothing), "ligament_tear", (1, 1, 1), None)

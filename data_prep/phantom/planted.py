@@ -1,7 +1,8 @@
-"""Lesions for the digital knee, planted into one subject to see what a translation makes of them.
+"""Plain lesions of one size, planted into one subject: benchmarks compare what translations make of them.
 
-All three are bright on fluid-sensitive scans: free water in the place of cartilage, of marrow fat or of torn fibres.
-Sizes are engineering choices within the usual range of magnetic resonance imaging reports, not measurements.
+A cohort's lesions are those of `pathology`. All three here are bright on fluid-sensitive scans: free water in the place
+of cartilage, of marrow fat or of torn fibres. Sizes are engineering choices within the usual range of reports, not
+measurements.
 """
 
 from __future__ import annotations
