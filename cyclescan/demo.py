@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
 from pathlib import Path
 
 from cyclescan import NOTICE
@@ -16,6 +15,7 @@ from cyclescan.common import command
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, write_json
 from cyclescan.config.presets import preset
+from cyclescan.reporting import tour
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,9 @@ def demo(
     from cyclescan import export, report
     from cyclescan.artifacts.direction import DIRECTIONS
     from cyclescan.evaluation.paired import evaluate_on_records
-    from cyclescan.inference.batch import translate_file
     from cyclescan.inference.translator import Translator
     from cyclescan.training import trainer
-    from data_prep import pairing, pseudonyms
+    from data_prep import pairing
     from data_prep.build import build
     from data_prep.phantom import write_cohort
 
@@ -66,24 +65,18 @@ def demo(
         raise InputError(f"--subjects is {subjects}; at least 4 are needed, two for each domain.")
     config = preset("demo").with_settings(settings or [])
     make_folder(out)
-    clock = _Clock()
+    clock = tour.Clock()
 
     total = subjects + VAL_SUBJECTS + TEST_SUBJECTS
-    log.info("1/6 %d digital knees of %s voxels, each scanned as CISS, DESS and CT", total, _times(shape))
+    log.info("1/6 %d digital knees of %s voxels, each scanned as CISS, DESS and CT", total, " x ".join(map(str, shape)))
     write_cohort(out / "scans", total, shape=shape, seed=seed, workers=workers)
     clock.lap("phantom")
 
     log.info("2/6 records: %d training scans of each contrast, no subject in both", subjects // 2)
     records = out / "records"
-    info = build(
-        a=("ciss", out / "scans" / "ciss"),
-        b=("dess", out / "scans" / "dess"),
-        out=records,
-        split=(subjects, VAL_SUBJECTS, TEST_SUBJECTS),
-        disjoint=True,
-        seed=seed,
-        workers=workers,
-    )
+    domains = (("ciss", out / "scans" / "ciss"), ("dess", out / "scans" / "dess"))
+    divided = {"split": (subjects, VAL_SUBJECTS, TEST_SUBJECTS), "disjoint": True}
+    info = build(*domains, records, **divided, seed=seed, workers=workers)
     clock.lap("build")
 
     log.info("3/6 pseudo-pairs: volumes of different subjects registered onto each other")
@@ -95,14 +88,8 @@ def demo(
     clock.lap("train")
 
     log.info("5/6 translating and measuring %d test subjects that training never saw", TEST_SUBJECTS)
-    translators = {d: Translator.load(run.path, d) for d in DIRECTIONS}
-    evaluated = evaluate_on_records(translators, records)
-    metrics = evaluated[0]
-    key, tested = pseudonyms.load_key(pseudonyms.key_file()), info["splits"]["test"]["a"]
-    knees = (path.name[:-7] for path in sorted((out / "scans" / "ciss").glob("*.nii.gz")))
-    example = next(knee for knee in knees if pseudonyms.pseudonym(key, knee) in tested)
-    scan = out / "scans" / "ciss" / f"{example}.nii.gz"
-    translate_file(translators["a2b"], scan, out / "translated" / f"{example}_dess.nii.gz")
+    evaluated = evaluate_on_records({d: Translator.load(run.path, d) for d in DIRECTIONS}, records)
+    _translate_one(out, run.path, info["splits"]["test"]["a"])
     clock.lap("translate")
 
     log.info("6/6 report and SavedModels")
@@ -110,98 +97,44 @@ def demo(
     export.export(run.path, out / "saved_models")
     clock.lap("report and export")
 
-    metrics = {direction: metrics[direction] for direction in translators}
-    metrics["seconds"] = {
-        "prepare": clock.sum("phantom", "build", "pair"),
-        "train": clock.sum("train"),
-        "translate": clock.sum("translate"),
-        "laps": clock.laps,
-        "total": clock.sum(*clock.laps),
-    }
-    metrics["notice"] = NOTICE
+    metrics = {direction: evaluated[0][direction] for direction in DIRECTIONS}
+    metrics |= {"seconds": clock.seconds(), "notice": NOTICE}
     write_json(out / "metrics.json", metrics)
-    sys.stdout.write(_summary(metrics, clock, out, page))
+    sys.stdout.write(tour.table(metrics, clock, out, page))
     return metrics
 
 
-class _Clock:
-    """Seconds of each part."""
+def _translate_one(out: Path, run: Path, tested: list[str]) -> None:
+    """Translate the first test subject's CISS from file to file, as a user would."""
+    from cyclescan.inference.batch import translate_file
+    from cyclescan.inference.translator import Translator
+    from data_prep import pseudonyms
 
-    def __init__(self):
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 1)
-        self._last = now
-
-    def sum(self, *names: str) -> float:
-        return round(sum(self.laps[name] for name in names), 1)
-
-
-def _summary(metrics: dict, clock: _Clock, out: Path, page: Path) -> str:
-    lines = ["", f"{'':22}{'PSNR dB':>10}{'SSIM':>8}{'MAE':>8}   against the paired truth, on [-1, 1]"]
-    for direction, names in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
-        lines.append(names)
-        for method in ("identity", "histogram_matching", "translated"):
-            values = metrics[direction][method]
-            label = method.replace("_", " ")
-            lines.append(f"  {label:20}{values['psnr']:10.2f}{values['ssim']:8.3f}{values['mae']:8.3f}")
-    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.laps.items())
-    lines += [
-        "",
-        f"time    {spent}",
-        f"report  {page}",
-        f"models  {out / 'saved_models'}",
-        f"figures {out / 'metrics.json'}",
-        f"These are {NOTICE.replace('image', 'images')}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _times(shape) -> str:
-    return " x ".join(map(str, shape))
+    key = pseudonyms.load_key(pseudonyms.key_file())
+    knees = (path.name[:-7] for path in sorted((out / "scans" / "ciss").glob("*.nii.gz")))
+    example = next(knee for knee in knees if pseudonyms.pseudonym(key, knee) in tested)
+    scan = out / "scans" / "ciss" / f"{example}.nii.gz"
+    translate_file(Translator.load(run, "a2b"), scan, out / "translated" / f"{example}_dess.nii.gz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo", help="a new folder for everything")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=None,
-        help="train no longer than this, with a shorter schedule; for longer: --set steps=N",
-    )
+    minutes_help = "train no longer than this, with a shorter schedule; for longer: --set steps=N"
+    parser.add_argument("--minutes", type=float, default=None, help=minutes_help)
     parser.add_argument("--subjects", type=int, default=48, help="training subjects, half for each contrast")
     parser.add_argument(
         "--shape", type=int, nargs=3, default=SHAPE, metavar=("D", "H", "W"), help="sagittal slices, height, width"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        action="extend",
-        help="change settings of the preset",
-    )
+    changes = {"nargs": "+", "default": [], "metavar": "KEY=VALUE", "dest": "settings", "action": "extend"}
+    parser.add_argument("--set", **changes, help="change settings of the preset")
     parser.add_argument("--workers", type=int, default=2, help="processes for the preparation")
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
-    demo(
-        arguments.out,
-        arguments.seed,
-        arguments.minutes,
-        arguments.subjects,
-        tuple(arguments.shape),
-        arguments.settings,
-        arguments.workers,
-    )
+    demo(**{**vars(arguments), "shape": tuple(arguments.shape)})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,6 @@ from data_prep.build.sources import Source
 from data_prep.splits import DOMAINS, SPLITS
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Division:
     """Where every subject goes, and at which sites it was scanned where that is stated."""
@@ -50,8 +49,8 @@ def divide(
         by_pseudonym = {s: listed.get(s) or listed.get(pseudonyms.pseudonym(key, s)) for s in every}
         if missing := sorted(s for s in every if by_pseudonym[s] is None):
             raise InputError(
-                f"The split file {request.split_file} does not list the subject {missing[0]}, nor its pseudonym of this key "
-                f"({len(missing)} of {len(every)} are missing); all need a row."
+                f"The split file {request.split_file} does not list the subject {missing[0]}, nor its pseudonym of this "
+                f"key ({len(missing)} of {len(every)} are missing); all need a row."
             )
         places = by_pseudonym
     elif stated:
@@ -89,8 +88,9 @@ def chosen_scans(
             if place.split and place.only_domain in (None, domain):
                 chosen[place.split, domain].append(source)
         if not chosen["train", domain]:
+            subjects = {source.subject for source in sources[domain]}
             raise InputError(
-                f"The domain {request.names[domain]} has no training scan: of its {len({s.subject for s in sources[domain]})} "
+                f"The domain {request.names[domain]} has no training scan: of its {len(subjects)} "
                 "subjects none is in the training split; more subjects or a larger TRAIN in --split are needed."
             )
     return chosen

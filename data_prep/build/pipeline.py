@@ -13,10 +13,10 @@ from cyclescan.common.files import make_folder
 from cyclescan.scans.volume import CANONICAL_AXES
 from data_prep import graph, layouts, persons, pseudonyms, qc, scans, workspace
 from data_prep.build import entries, grid, shards
-from data_prep.build.division import Division, chosen_scans, divide, write_split_file
+from data_prep.build.division import chosen_scans, divide, write_split_file
 from data_prep.build.request import BuildRequest
 from data_prep.build.sources import read_headers
-from data_prep.splits import DOMAINS, SPLITS
+from data_prep.splits import DOMAINS
 
 
 def build(a: tuple[str, str | os.PathLike], b: tuple[str, str | os.PathLike], out: str | os.PathLike, **more) -> dict:
