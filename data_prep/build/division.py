@@ -49,8 +49,8 @@ def divide(
         by_pseudonym = {s: listed.get(s) or listed.get(pseudonyms.pseudonym(key, s)) for s in every}
         if missing := sorted(s for s in every if by_pseudonym[s] is None):
             raise InputError(
-                f"The split file {request.split_file} does not list the subject {missing[0]}, nor its pseudonym of this "
-                f"key ({len(missing)} of {len(every)} are missing); all need a row."
+                f"The split file {request.split_file} does not list the subject {missing[0]}, nor its pseudonym of "
+                f"this key ({len(missing)} of {len(every)} are missing); all need a row."
             )
         places = by_pseudonym
     elif stated:
