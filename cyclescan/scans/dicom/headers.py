@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -104,7 +103,7 @@ class Slice:
 
 
 def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
-    """The slices of one file, each with (PatientID, StudyInstanceUID, what names its series); [] for what is no image.
+    """The slices of one file, each with (PatientID, StudyInstanceUID, SeriesInstanceUID); [] for what is no image.
 
     Raises:
         InputError: the file cannot be read.
@@ -119,10 +118,7 @@ def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
                 raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
             if not _is_image(sop_class):
                 return []
-        # without a UID, what lies in one folder under one number is taken as one series
-        series = text_of(dataset, "SeriesInstanceUID")
-        series = series or "#".join(filter(None, (os.path.dirname(path), text_of(dataset, "SeriesNumber"))))
-        key = (text_of(dataset, "PatientID"), text_of(dataset, "StudyInstanceUID"), series)
+        key = tuple(text_of(dataset, name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
         part, parts = (whole_of(dataset, name) for name in ("InConcatenationNumber", "InConcatenationTotalNumber"))
         common = {
             "path": path,

@@ -63,6 +63,7 @@ MOSTLY = (
 )
 LEAST_BETWEEN = 3  # slices of each value, so that nobody takes chance for order
 OVERLAP = 1.5  # a stated distance or thickness this many times the distance of slices tells that two stacks are mixed
+Key = tuple[str, str, str]  # PatientID, StudyInstanceUID, SeriesInstanceUID; "" for what is missing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,48 +191,93 @@ def _is_broken(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not is_dicom(path)
 
 
-def _all_slices(files: Sequence[str]) -> Iterator[tuple[tuple[str, str, str], Slice]]:
+def _all_slices(files: Sequence[str]) -> Iterator[tuple[Key | None, Slice]]:
     for file in progress(files, desc="DICOM headers", unit="file", leave=False):
         try:
             yield from read_slices(file)
         except InputError as error:
-            yield ("", "", ""), Slice(file, problem=str(error))
+            yield None, Slice(file, problem=str(error))
 
 
-def assemble(slices: Iterable[tuple[tuple[str, str, str], Slice]]) -> list[Series]:
-    """Put slices together into series, whatever order they come in."""
+def assemble(slices: Iterable[tuple[Key | None, Slice]]) -> list[Series]:
+    """Put slices together into series, whatever order they come in; those without a key could not be read."""
     pool: dict[object, object] = {}
-    by_uid = collections.defaultdict(list)
     unread: list[Series] = []
+    keyed: list[tuple[Key, Slice]] = []
     for key, each in slices:
-        if not any(key):  # a file that cannot be read is of no series
+        if key is None:
             unread.append(broken(each.path, each.problem))
             continue
         # thousands of slices share the same few facts and tables
         names = ("facts", "modality", "real_world")
         shared = {name: pool.setdefault(getattr(each, name), getattr(each, name)) for name in names}
-        by_uid[key].append(dataclasses.replace(each, **shared))
-    found = [series for key, members in _completed(by_uid).items() for series in _split(key, members)]
+        keyed.append((key, dataclasses.replace(each, **shared)))
+    by_key = collections.defaultdict(list)
+    for key, each in _completed(_named(keyed)):
+        by_key[key].append(each)
+    found = [series for key, members in by_key.items() for series in _split(key, members)]
     return sorted(unread + found, key=lambda s: (min(s.files), s.slices[0].frame))
 
 
-def _completed(by_uid: dict[tuple[str, str, str], list[Slice]]) -> dict[tuple[str, str, str], list[Slice]]:
+def _named(keyed: list[tuple[Key, Slice]]) -> Iterator[tuple[Key, Slice]]:
+    """Slices without SeriesInstanceUID go with the series of their folder and number, or make one of their own.
+
+    One that may belong to several spoils them all: nobody knows which of them it is missing from.
+    """
+
+    def place(each: Slice) -> tuple[str, str]:
+        return os.path.dirname(each.path), dict(each.facts).get("SeriesNumber", "")
+
+    # of each folder the series that a slice could be of: name, number, and what its slices look like
+    known: dict[str, dict[tuple, Slice]] = collections.defaultdict(dict)
+    for (_, _, uid), each in sorted(keyed, key=lambda pair: not pair[0][2]):
+        folder, number = place(each)
+        if uid or (number and not _candidates(each, number, known[folder])):
+            looks = each.sop_class, each.size, np.round(each.orientation, 2).tobytes()
+            known[folder].setdefault((uid or f"{folder}#{number}", number, looks), each)
+    for (person, study, uid), each in keyed:
+        folder, number = place(each)
+        names = {uid} if uid else _candidates(each, number, known[folder]) or {folder}
+        doubt = f"{each.path} has no SeriesInstanceUID, and several series of its folder may be its own."
+        for name in sorted(names):
+            problem = each.problem or (doubt if len(names) > 1 else None)
+            yield (person, study, name), dataclasses.replace(each, problem=problem)
+
+
+def _candidates(each: Slice, number: str, known: dict[tuple, Slice]) -> set[str]:
+    """The names of the series that a slice without SeriesInstanceUID can be of."""
+    return {
+        name
+        for (name, of_name, _), other in known.items()
+        if (
+            number == of_name != "" if each.problem else (not number or of_name in ("", number)) and _alike(each, other)
+        )
+    }
+
+
+def _alike(one: Slice, other: Slice) -> bool:
+    """Whether two slices can be of one volume, by all but their places."""
+    if (one.sop_class, one.size) != (other.sop_class, other.size) or not (one.orientation and other.orientation):
+        return False
+    return bool(np.abs(np.subtract(one.orientation, other.orientation)).max() <= PARALLEL)
+
+
+def _completed(keyed: Iterable[tuple[Key, Slice]]) -> Iterator[tuple[Key, Slice]]:
     """Slices without PatientID or StudyInstanceUID go with those of their series that have one, where all agree."""
+    keyed = list(keyed)
     people, studies = collections.defaultdict(set), collections.defaultdict(set)
-    for person, study, series in by_uid:
+    for (person, study, series), _ in keyed:
         people[series].add(person)
         studies[series].add(study)
 
     def completed(value: str, known: set[str]) -> str:
         return value or (max(known) if len(known - {""}) == 1 else "")
 
-    merged = collections.defaultdict(list)
-    for (person, study, series), members in by_uid.items():
-        merged[completed(person, people[series]), completed(study, studies[series]), series].extend(members)
-    return merged
+    for (person, study, series), each in keyed:
+        yield (completed(person, people[series]), completed(study, studies[series]), series), each
 
 
-def _split(key: tuple[str, str, str], members: list[Slice]) -> Iterator[Series]:
+def _split(key: Key, members: list[Slice]) -> Iterator[Series]:
     """Parallel slices of one kind belong together; several at one place are copies, or told apart by an echo or so."""
 
     def series(slices: Sequence[Slice], problem: str | None = None, note: str | None = None) -> Series:

@@ -172,7 +172,7 @@ class _Coding:
         self.syntax = UID(rng.choice(SYNTAXES)) if kind != "float" else UID(rng.choice(SYNTAXES[:3]))
         packed = self.syntax.is_encapsulated
         self.bits = int(rng.choice([8, 16, 16, 16] if packed else [8, 16, 16, 16, 32]))
-        self.in_use = self.bits if rng.random() < 0.4 else int(rng.integers(max(8, self.bits // 2), self.bits + 1))
+        self.in_use = self.bits if rng.random() < 0.4 else int(rng.integers(max(8, self.bits // 2 + 1), self.bits + 1))
         self.signed = bool(rng.random() < 0.5)
         if self.syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless) and self.bits == 8:
             self.signed = False
