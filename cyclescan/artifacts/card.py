@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclescan import NOTICE, __version__
@@ -34,7 +35,9 @@ def identity(checksums: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def describe(run: Run, checkpoint: Path, version: int, weights, window, max_voxels: int) -> dict:
+def describe(
+    run: Run, checkpoint: Path, version: int, weights: str | int, window: Sequence[int], max_voxels: int
+) -> dict:
     """The card of one version of a model, without the checksums of its files.
 
     Args:
@@ -46,7 +49,7 @@ def describe(run: Run, checkpoint: Path, version: int, weights, window, max_voxe
         max_voxels: a served volume may have so many.
     """
     facts = read_json(checkpoint / "checkpoint.json")
-    names = {direction: run.names(direction) for direction in DIRECTIONS}
+    names = {str(direction): run.names(direction) for direction in DIRECTIONS}
     return {
         "model": f"cyclescan {names['a2b'][0]} <-> {names['a2b'][1]}",
         "version": version,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclescan import NOTICE
 from cyclescan.artifacts.direction import DIRECTIONS, Direction
@@ -18,6 +19,9 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, replacing, sha256, write_json
 from cyclescan.config import Config
 
+if TYPE_CHECKING:
+    import keras
+
 
 def checksums(path: Path) -> dict[str, str]:
     """The SHA-256 of each file of a checkpoint as it was first written, which says what its networks are."""
@@ -25,7 +29,7 @@ def checksums(path: Path) -> dict[str, str]:
     return facts.get("sha256_when_whole", facts["sha256"])
 
 
-def load_generator(run: Run, direction: str, weights: str | int = "last"):
+def load_generator(run: Run, direction: str, weights: str | int = "last") -> keras.Model:
     """The trained generator of one direction as a Keras model: the running average where the run keeps one.
 
     It computes in float32, also where it was trained in mixed precision and whatever Keras' global policy is, so
@@ -96,7 +100,7 @@ def publish(run: Run, folder: str | Path, weights: str | int = "last", direction
     return folder
 
 
-def load_translator(path: Path, config: Config, direction: str):
+def load_translator(path: Path, config: Config, direction: str) -> keras.Model:
     """The network of one checkpoint that translates in one direction: a Keras model in float32.
 
     Raises:
@@ -117,7 +121,7 @@ def load_translator(path: Path, config: Config, direction: str):
         status = state.read(str(path / "state"))
         status.expect_partial()
         status.assert_existing_objects_matched()
-    except (AssertionError, ValueError, *tensorflow_errors()) as error:
+    except tensorflow_errors() as error:
         raise InputError(f"The checkpoint {path} has no {direction} generator ({first_line(error)}).") from error
     return generator
 
@@ -126,7 +130,7 @@ def _published(direction: str) -> str:
     return f"generator_{direction}.npz"
 
 
-def _with_published(generator, file: Path):
+def _with_published(generator: keras.Model, file: Path) -> keras.Model:
     import numpy as np
 
     if not file.exists():
@@ -167,11 +171,11 @@ def sound_facts(path: Path, config: Config) -> dict:
     return facts
 
 
-def tensorflow_errors():
-    """What TensorFlow raises where a file of it cannot be read."""
+def tensorflow_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow raises where a state cannot be read, or does not fit the networks that it is read into."""
     import tensorflow as tf
 
-    return (tf.errors.OpError,)
+    return AssertionError, ValueError, tf.errors.OpError
 
 
 def first_line(error: Exception) -> str:

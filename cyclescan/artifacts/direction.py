@@ -15,7 +15,7 @@ class Direction(str, Enum):
 
     # as plain text everywhere, also before Python 3.11 had StrEnum
     __str__ = str.__str__
-    __format__ = str.__format__
+    __format__ = str.__format__  # type: ignore[assignment]
 
     @property
     def source(self) -> str:

@@ -128,11 +128,11 @@ def find(run: Run, weights: str | int = "last") -> Path:
     if weights == "last":
         return existing[max(existing)]
     if weights == "best":
-        scored = {step: read_json(p / "checkpoint.json").get("score") for step, p in existing.items()}
-        scored = {step: score for step, score in scored.items() if score is not None}
+        scores = {step: read_json(p / "checkpoint.json").get("score") for step, p in existing.items()}
+        scored: dict[int, float] = {step: score for step, score in scores.items() if score is not None}
         if not scored:
             raise InputError(f"{run.path} has no validation scores, so no best checkpoint; use --weights last.")
-        return existing[min(scored, key=scored.get)]
+        return existing[min(scored, key=lambda step: scored[step])]
     if str(weights).isdigit() and int(weights) in existing:
         return existing[int(weights)]
     raise InputError(

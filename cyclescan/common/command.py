@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from cyclescan.common.errors import InputError
 from cyclescan.common.quiet import quieten_tensorflow
@@ -53,7 +54,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
 
 
-def progress(iterable=None, **options):
+def progress(iterable: Iterable | None = None, **options: Any) -> Any:
     """A tqdm bar on stderr, silent when the output is no terminal."""
     from tqdm import tqdm
 

@@ -15,6 +15,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from cyclescan.common.errors import InputError
 
@@ -195,10 +196,10 @@ def walk(folder: str | os.PathLike) -> Iterator[Path]:
     """
     seen = set()
 
-    def stop(error: OSError):
+    def stop(error: OSError) -> NoReturn:
         raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
 
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
+    for root, folders, names in os.walk(os.fspath(folder), followlinks=True, onerror=stop):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -220,7 +221,7 @@ def write_json(path: str | os.PathLike, value: object, durable: bool = False) ->
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable)
 
 
-def _finite(value):
+def _finite(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

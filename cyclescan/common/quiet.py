@@ -12,7 +12,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 NOTES = re.compile(
     r"All log messages before absl::InitializeLog\(\) is called are written to STDERR"
@@ -46,18 +48,18 @@ class _Finder:
     """Finds TensorFlow as Python does, and has it imported `without_notes`."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "tensorflow":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def quietly(module):
+            def quietly(module: ModuleType) -> None:
                 with without_notes():
                     execute(module)
 
-            spec.loader.exec_module = quietly
+            spec.loader.exec_module = quietly  # type: ignore[method-assign]  # of this one loader alone
         return spec
 
 

@@ -40,8 +40,8 @@ def page() -> str:
     for field in dataclasses.fields(Config):
         values = [getattr(config, field.name) for _, config in PRESETS.values()]
         if any(value != field.default for value in values):
-            cells = ["" if value == field.default else f"`{text(value)}`" for value in values]
-            lines.append(f"| `{field.name}` | `{text(field.default)}` | {' | '.join(cells)} |")
+            chosen = ["" if value == field.default else f"`{text(value)}`" for value in values]
+            lines.append(f"| `{field.name}` | `{text(field.default)}` | {' | '.join(chosen)} |")
     lines += ["", *(f"* `{name}`: {about}" for name, (about, _) in PRESETS.items())]
     return "\n".join(lines) + "\n"
 
@@ -65,7 +65,7 @@ def by_group() -> dict[Group, list[dataclasses.Field]]:
     return {group: [field for field in every if fields.of(field).group is group] for group in Group}
 
 
-def text(value) -> str:
+def text(value: object) -> str:
     """A value as `--set` takes it."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))

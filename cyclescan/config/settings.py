@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from cyclescan.common.errors import InputError
 from cyclescan.config import fields
@@ -209,7 +210,7 @@ class Config:
         False, Group.MEMORY, "compute generators again on the way back instead of keeping what they made"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             fields.of(field).check(field.name, getattr(self, field.name))
         self._check_sizes()
@@ -279,7 +280,8 @@ class Config:
         for key in values:
             if key not in known:
                 raise InputError(f"There is no setting {key!r}; allowed are {', '.join(sorted(known))}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**own)
 
     def with_settings(self, settings: Iterable[str]) -> Config:
         """Make a copy with `KEY=VALUE` texts applied; lists are written 32,64,64 and booleans true or false.
@@ -299,7 +301,7 @@ class Config:
         return self.from_dict(values)
 
 
-def _value(key: str, text: str, kind: type):
+def _value(key: str, text: str, kind: type) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

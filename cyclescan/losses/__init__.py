@@ -5,10 +5,14 @@ Nothing here imports TensorFlow; volumes are (batch, depth, height, width, 1) on
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
 from cyclescan.preprocessing.detail import AROUND, WINDOWS
+
+Tensor = Any  # of whatever backend Keras runs on
 
 # Added to the variance of a gradient field: a gradient of 1e-3 of half the range is resolved, and constant air
 # has the correlation 0 with finite derivatives.
@@ -30,7 +34,7 @@ MOST_AMPLITUDE = 3.0
 TEXTURE_QUANTILE = 0.8
 
 
-def difference(predicted, reference, kind: str, weight=None):
+def difference(predicted: Tensor, reference: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
     """Mean absolute ("l1") or squared ("l2") difference; the cycle, identity and pair losses.
 
     Args:
@@ -44,7 +48,7 @@ def difference(predicted, reference, kind: str, weight=None):
     return ops.mean(error if weight is None else error * _float32(weight))
 
 
-def smoothed(volumes, window: int):
+def smoothed(volumes: Tensor, window: int) -> Tensor:
     """The mean over a cube of `window` voxels (odd) around each voxel, of what lies in the volume."""
     counts = np.ones((1, 1, 1, 1, 1), np.float32)
     for axis in (1, 2, 3):
@@ -55,8 +59,8 @@ def smoothed(volumes, window: int):
 
     # the gradient is such a mean, too, but for the border; TensorFlow's own takes six times as long on a CPU
     @ops.custom_gradient
-    def mean(volumes):
-        def gradient(*arguments, upstream=None):
+    def mean(volumes: Tensor) -> Tensor:
+        def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> Tensor:
             upstream = arguments[0] if upstream is None else upstream
             return counts * _box_mean(upstream / counts, window)
 
@@ -65,14 +69,14 @@ def smoothed(volumes, window: int):
     return mean(volumes)
 
 
-def _box_mean(volumes, window: int):
+def _box_mean(volumes: Tensor, window: int) -> Tensor:
     for axis in range(3):  # one after the other: 3 sums of `window` instead of its cube
         pool = tuple(window if i == axis else 1 for i in range(3))  # JAX takes no list
         volumes = ops.average_pool(volumes, pool, strides=1, padding="same")
     return volumes
 
 
-def noise_sd(volumes, plane: tuple[int, int] = (2, 3)):
+def noise_sd(volumes: Tensor, plane: tuple[int, int] = (2, 3)) -> Tensor:
     """The standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each axis.
 
     The second difference along the two axes of `plane`, which should be those of the smallest voxels, removes what is
@@ -87,7 +91,7 @@ def noise_sd(volumes, plane: tuple[int, int] = (2, 3)):
     return 1.4826 / 6 * ops.median(ops.abs(rest), axis=(1, 2, 3, 4), keepdims=True)
 
 
-def detail(predicted, energies, noise_variance, weight):
+def detail(predicted: Tensor, energies: Tensor, noise_variance: Tensor, weight: Tensor) -> Tensor:
     """How far the energy of fine detail around each voxel is from what is usual there, as a ratio.
 
     The mean absolute logarithm of (energy + noise) / usual energy, summed over the bands of `detail.WINDOWS`. It asks
@@ -110,7 +114,7 @@ def detail(predicted, energies, noise_variance, weight):
     return total
 
 
-def _energies(volumes) -> list:
+def _energies(volumes: Tensor) -> list[Tensor]:
     """As `detail.energies`, of each band (batch, depth, height, width, 1)."""
     found, finer = [], _float32(volumes)
     for window in WINDOWS:
@@ -126,7 +130,9 @@ def _passed(band: int) -> float:
     return inner - outer  # of two means over cubes of which one holds the other
 
 
-def texture(amplitudes, source, partner, energies, noise_variance, weight):
+def texture(
+    amplitudes: Tensor, source: Tensor, partner: Tensor, energies: Tensor, noise_variance: Tensor, weight: Tensor
+) -> Tensor:
     """How far amplitudes of the source's detail are from those that give it the energy of the partners' texture.
 
     Texture is what real volumes have around a voxel and the mean of them, which registration has brought there, has
@@ -156,12 +162,12 @@ def texture(amplitudes, source, partner, energies, noise_variance, weight):
     return total
 
 
-def _ramp(values, ends):
+def _ramp(values: Tensor, ends: Tensor) -> Tensor:
     """0 up to the first end, 1 from the second on, a line between."""
     return ops.clip((values - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0)
 
 
-def adversarial(logits, real: bool, kind: str):
+def adversarial(logits: Tensor, real: bool, kind: str) -> Tensor:
     """How far the discriminator's logits are from saying "real" or "generated".
 
     Args:
@@ -176,14 +182,14 @@ def adversarial(logits, real: bool, kind: str):
     return ops.mean(ops.softplus(-logits if real else logits))
 
 
-def accuracy(real_logits, fake_logits, kind: str):
+def accuracy(real_logits: Tensor, fake_logits: Tensor, kind: str) -> Tensor:
     """The share of patches, half of them real, that a discriminator judges rightly; `kind` as in `adversarial`."""
     threshold = 0.5 if kind == "least_squares" else 0.0
     right = [_float32(_float32(real_logits) > threshold), _float32(_float32(fake_logits) <= threshold)]
     return 0.5 * (ops.mean(right[0]) + ops.mean(right[1]))
 
 
-def r1(gradient, logits: int):
+def r1(gradient: Tensor, logits: int) -> Tensor:
     """Half the squared norm of a discriminator's gradient on real volumes (Mescheder et al. 2018).
 
     Args:
@@ -194,7 +200,7 @@ def r1(gradient, logits: int):
     return 0.5 * ops.sum(ops.square(_float32(gradient))) / _float32(logits)
 
 
-def gradient_consistency(source, translated):
+def gradient_consistency(source: Tensor, translated: Tensor) -> Tensor:
     """1 - GC, GC being the mean over the three axes of the correlation of the two gradient fields.
 
     In three dimensions the formula of the second report (Hiasa et al. 2018), GC(A, B) = 1/2 {NCC(dA/dx, dB/dx) +
@@ -211,12 +217,12 @@ def gradient_consistency(source, translated):
     return 1.0 - ops.mean(ops.stack(correlations))
 
 
-def _centred_gradient(volume, axis: int):
+def _centred_gradient(volume: Tensor, axis: int) -> Tensor:
     later = tuple(slice(1, None) if i == axis else slice(None) for i in range(5))
     earlier = tuple(slice(None, -1) if i == axis else slice(None) for i in range(5))
     gradient = volume[later] - volume[earlier]
     return gradient - ops.mean(gradient, axis=(1, 2, 3, 4), keepdims=True)
 
 
-def _float32(values):
+def _float32(values: Tensor) -> Tensor:
     return ops.cast(values, "float32")

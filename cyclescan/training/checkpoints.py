@@ -89,7 +89,7 @@ def restore(path: Path, state, config: Config) -> dict:
         raise InputError(f"The checkpoint {path} is an old one, of which only the networks that translate were kept.")
     try:
         state.read(str(path / "state")).assert_consumed()
-    except (AssertionError, ValueError, *tensorflow_errors()) as error:
+    except tensorflow_errors() as error:
         others = _other_versions(facts)
         hint = f" It was saved with {others}; go on with those, or begin a new run." if others else ""
         raise InputError(f"{path} does not hold the whole state ({first_line(error)}).{hint}") from error
