@@ -66,6 +66,8 @@ setup(
     extras_require={
         "docs": DOCS,
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        # agreement of measurements; its table of intraclass correlations has had its present names since 0.6
+        "endpoints": ["pingouin>=0.6"],
         "onnx": ["onnx>=1.19"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
         "test": [
@@ -84,11 +86,22 @@ setup(
             # models and losses must run without TensorFlow
             "jax>=0.6",
             *DOCS,
+            "pingouin>=0.6",
+            "mypy>=1.13",
+            "pytest-cov>=6",
             # hooks of .pre-commit-config.yaml, beside ruff
             "pre-commit>=4",
             "nbstripout>=0.8",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
-    classifiers=["License :: OSI Approved :: Apache Software License", "Intended Audience :: Science/Research"],
+    keywords=["MRI", "CT", "image translation", "image synthesis", "CycleGAN", "unpaired", "knee", "DICOM", "NIfTI"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
 )

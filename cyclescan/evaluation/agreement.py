@@ -84,8 +84,9 @@ def _icc(a: np.ndarray, b: np.ndarray) -> list[float] | None:
     if np.array_equal(a, b):
         return [1.0, 1.0, 1.0]  # its interval divides by an error of 0
     rows = pingouin.intraclass_corr(table, targets="subject", raters="image", ratings="value")
-    row = rows[rows["Type"] == "ICC(A,1)"].iloc[0]
-    low, high = row["CI95"]
+    # ICC2 and CI95% are the names that pingouin had until 0.6
+    row = rows[rows["Type"].isin(["ICC(A,1)", "ICC2"])].iloc[0]
+    low, high = row[next(name for name in rows.columns if name.startswith("CI95"))]
     return [float(row["ICC"]), float(low), float(high)]
 
 
