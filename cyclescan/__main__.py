@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train the two generators on records",
     "translate": "translate scans with a trained model",
     "evaluate": "compare translated with reference volumes",
+    "endpoints": "compare what a trial measures: signal, area and volume of regions",
     "report": "make one HTML page of a run",
     "export": "write SavedModels for TensorFlow Serving",
     "data-prep": "digital knee, listing, records, their page, pseudo-pairs, verification",
