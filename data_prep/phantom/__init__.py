@@ -81,11 +81,10 @@ def make_subject(
 
     The anatomy of (seed, index) is the same on every grid; noise and fine texture are drawn voxel by voxel.
     """
-    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
+    shape, spacing_mm = checked_grid(shape, spacing_mm, make)
     if seed < 0 or index < 0:
         raise InputError(f"--seed is {seed if seed < 0 else index}; whole numbers from 0 are allowed.")
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(5)]
-    return _scanned(streams, shape, spacing_mm, make, knee=knee, lesion=lesion, lesions=lesions)
+    return _scanned(streams_of(seed, index), shape, spacing_mm, make, knee=knee, lesion=lesion, lesions=lesions)
 
 
 def lesions_of(seed: int, index: int, rate: float) -> tuple[str, ...]:
@@ -129,7 +128,7 @@ def draw_pair(
         >>> knees = [draw_pair(rng, make=one) for _ in range(3)]  # three people in one scanner
     """
     make = make or makes.draw(rng)
-    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
+    shape, spacing_mm = checked_grid(shape, spacing_mm, make)
     streams, kinds = rng.spawn(5), None
     if lesion_rate is not None:
         for_kinds = streams[-1].spawn(1)[0]
@@ -140,11 +139,7 @@ def draw_pair(
 def _scanned(streams, shape, spacing_mm, make: Make, *, knee=None, lesion=None, lesions=None, ct=True) -> Subject:
     """Draw, build and scan; `streams` are of the drawing, the knee, the scans, a planted lesion and other lesions."""
     for_drawing, for_knee, for_scans, for_lesion, for_lesions = streams
-    drawn = (
-        make.draw_knee(for_drawing),
-        scanner.draw(for_drawing, make.examinations),
-        scanner.draw_tissues(for_drawing, make.tissues, make.examinations),
-    )
+    drawn = draw_subject(for_drawing, make)
     knee, examination, table = knee or drawn[0], drawn[1], drawn[2]
     tissues = make.build_knee(knee, shape, spacing_mm, for_knee)
     participant, where = knee.describe(), None
@@ -154,18 +149,38 @@ def _scanned(streams, shape, spacing_mm, make: Make, *, knee=None, lesion=None, 
         tissues, where, there = pathology.inflict(tissues, lesions, spacing_mm, for_lesions)
         participant["lesions"] = ",".join(there)
     scans = scanner.acquire(tissues, table, examination, spacing_mm, for_scans, make.ciss, make.dess, ct)
+    return Subject(
+        **{"ct": None, **scans},
+        labels=tissues.labels(),
+        affine=affine_of(shape, spacing_mm),
+        participant=participant,
+        lesion=where,
+    )
+
+
+def streams_of(seed: int, index: int) -> list[np.random.Generator]:
+    """The generators of a subject's drawing, knee, scans, a planted lesion and other lesions."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(5)]
+
+
+def draw_subject(rng: np.random.Generator, make: Make) -> tuple[object, scanner.Scanner, dict]:
+    """A subject's knee, examination and table of tissues."""
+    examinations = make.examinations
+    return (
+        make.draw_knee(rng),
+        scanner.draw(rng, examinations),
+        scanner.draw_tissues(rng, make.tissues, examinations),
+    )
+
+
+def affine_of(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+    """Voxels to RAS+ mm of a scan whose axes point right, up and to the front; its middle is the origin."""
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
     for axis, row in enumerate((0, 2, 1)):
         affine[row, axis] = spacing_mm[axis]
         affine[row, 3] = -spacing_mm[axis] * (shape[axis] - 1) / 2
-    return Subject(
-        **{"ct": None, **scans},
-        labels=tissues.labels(),
-        affine=affine,
-        participant=participant,
-        lesion=where,
-    )
+    return affine
 
 
 def write_cohort(
@@ -197,7 +212,7 @@ def write_cohort(
     if lesion_rate is not None and not 0 <= lesion_rate <= 1:
         raise InputError(f"--lesions is {lesion_rate:g}; numbers from 0 to 1 are allowed.")
     make = makes.named(make, seed) if isinstance(make, str) else make
-    shape, spacing_mm = _checked_grid(shape, spacing_mm, make)
+    shape, spacing_mm = checked_grid(shape, spacing_mm, make)
     out = make_folder(out)
     types = TYPES if lesion_rate is None else TYPES | LESION_TYPE
     _refuse_foreign(out, subjects, types)
@@ -229,7 +244,8 @@ def _name(index: int) -> str:
     return f"sub-{index + 1:04d}"
 
 
-def _checked_grid(shape, spacing_mm, make: Make) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+def checked_grid(shape, spacing_mm, make: Make) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and spacing as numbers that are allowed; `InputError` where one is not."""
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or min(shape) < SMALLEST or max(shape) > LARGEST:
         raise InputError(

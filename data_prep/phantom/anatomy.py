@@ -150,7 +150,7 @@ def build(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -> Tiss
     coarse_texture = space.noise(for_texture, 3.5)
     bone_volume = np.clip(anatomy.bone_volume + 0.035 * texture + 0.015 * coarse_texture, 0.05, 0.4)
 
-    _paint_bones(painter, space, anatomy, femur, tibia, patella)
+    _paint_bones(painter, space, anatomy, _parts(space, femur, tibia, patella).values())
     _paint_cartilage(painter, space, anatomy, femur, patella)
     _paint_ligaments(painter, space, anatomy)
     _paint_menisci(painter, space, anatomy)
@@ -158,6 +158,46 @@ def build(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -> Tiss
     _paint_fluid_and_pads(painter, space, anatomy, femur, for_texture)
     _paint_limb(painter, space, anatomy, for_bulge, for_texture)
     return Tissues(painter.finish(), _average(bone_volume))
+
+
+def build_bones(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    """Fractions as in `Tissues`, each bone for itself with air around it: "femur", "tibia", "fibula" and "patella".
+
+    The shapes are those of `build` with a generator in the same state, also where the grid is finer or reaches further.
+    """
+    space = _Space(anatomy, shape, spacing_mm, rng.spawn(3)[0])
+    parts = _parts(space, _femur(space, anatomy), _tibia(space, anatomy), _patella(space, anatomy))
+    bones = {}
+    for name, part in parts.items():
+        painter = _Painter(space)
+        _paint_bones(painter, space, anatomy, [part])
+        bones[name] = {tissue: fraction for tissue, fraction in painter.finish().items() if fraction.any()}
+    return bones
+
+
+def positions_mm(anatomy: Anatomy, points, thigh: bool = False) -> np.ndarray:
+    """Points (..., 3) of the knee's coordinates in mm to the right, up and to the front of the volume's centre.
+
+    The smooth warp, which moves shapes by a millimetre or two, is left out.
+
+    Args:
+        anatomy: the knee.
+        points: lateral, superior, anterior.
+        thigh: they are on the thigh, which turns with flexion.
+    """
+    x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
+    if thigh:
+        y, z = _on_shin(anatomy.flexion_deg, y, z)
+    scaled = np.stack([x, y, z], -1) * anatomy.scale
+    # the affine map of `_Space`, inverted; there the volume of a left knee is mirrored first
+    result = scaled @ _rotation(anatomy.rotation_deg).T + anatomy.translation_mm
+    return result * (-1 if anatomy.side == "left" else 1, 1, 1)
+
+
+def _on_shin(flexion_deg: float, y, z):
+    cosine, sine = np.cos(np.deg2rad(flexion_deg)), np.sin(np.deg2rad(flexion_deg))
+    y, z = y - 12, z + 8
+    return 12 + cosine * y + sine * z, -8 - sine * y + cosine * z
 
 
 class _Space:
@@ -196,9 +236,7 @@ class _Space:
 
     def on_shin(self, y: float, z: float) -> tuple[float, float]:
         """Where a point (y, z) of the thigh lies for the shin."""
-        cosine, sine = (np.cos(np.deg2rad(self.flexion_deg)), np.sin(np.deg2rad(self.flexion_deg)))
-        y, z = y - 12, z + 8
-        return 12 + cosine * y + sine * z, -8 - sine * y + cosine * z
+        return _on_shin(self.flexion_deg, y, z)
 
     def box(self, x, y, z, femur=False) -> Box:
         """Index ranges (even in the plane) that enclose ranges of knee coordinates."""
@@ -520,14 +558,19 @@ def _fibula(space: _Space) -> tuple[Box, np.ndarray]:
     return box, _join(head, _cone(p, (34.5, -38, -16), (33, -130, -14), 6.0, 6.0), 5)
 
 
-def _paint_bones(painter: _Painter, space: _Space, a: Anatomy, femur, tibia, patella) -> None:
+def _parts(space: _Space, femur, tibia, patella) -> dict[str, tuple]:
+    """Each bone: its box and distance, the height along its shaft, and where on it the scar of growth lies."""
+    return {
+        "femur": (femur, space.femur_y, 30.0),
+        "tibia": (tibia, -space.y, 32.0),
+        "fibula": (_fibula(space), -space.y, 42.0),
+        "patella": (patella, None, None),
+    }
+
+
+def _paint_bones(painter: _Painter, space: _Space, a: Anatomy, parts) -> None:
     thin, thick = a.cortex_mm
-    for (box, distance), along, scar in (
-        (femur, space.femur_y, 30.0),
-        (tibia, -space.y, 32.0),
-        (_fibula(space), -space.y, 42.0),
-        (patella, None, None),
-    ):
+    for (box, distance), along, scar in parts:
         if along is None:
             shell, shaft, plate = np.float32(thin * 1.2), np.float32(0), np.float32(0)
         else:

@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from cyclescan.common.errors import InputError
 from data_prep.phantom import SHAPE, write_cohort
 from data_prep.phantom.makes import NAMES
 from data_prep.phantom.montage import refuse_foreign_montage, write_montage
@@ -46,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="subject i depends on the seed and i alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--montage", action="store_true", help="also draw montage.png of the first three subjects")
+    parser.add_argument(
+        "--xray",
+        action="store_true",
+        help="also write xray/: two X-rays of each knee, a plan, masks of bones, the truth",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if arguments.montage:
         refuse_foreign_montage(out)
+    if arguments.xray and arguments.make != "A":
+        raise InputError(f"--xray is for knees of make A, not {arguments.make}: only their bones are known one by one.")
     names = write_cohort(
         out,
         arguments.subjects,
@@ -63,6 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.make,
         arguments.lesions,
     )
+    if arguments.xray:
+        from data_prep.phantom.xray import write_xrays
+
+        write_xrays(out, names, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers)
     if arguments.montage:
         write_montage(out, names[:3])
     log.info("wrote %d digital knees to %s", len(names), out)
