@@ -30,6 +30,7 @@ setup(
     package_data={
         "cyclescan": ["py.typed"],
         "cyclescan.common": ["*.j2"],
+        "cyclescan.planning": ["*.j2"],
         "cyclescan.reporting": ["*.j2"],
         "cyclescan.pretrained_models": ["*/*", "*/checkpoints/*/*"],
         "data_prep": ["*.j2", "py.typed"],
@@ -68,9 +69,13 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # agreement of measurements; its table of intraclass correlations has had its present names since 0.6
         "endpoints": ["pingouin>=0.6"],
+        # X-rays computed by exact ray tracing (a program in a wheel, for CPUs), and the search for a bone's pose
+        "plan": ["plastimatch>=1.10", "cma>=4"],
         "onnx": ["onnx>=1.19"],
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
         "test": [
+            "plastimatch>=1.10",
+            "cma>=4",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "nbclient>=0.10",

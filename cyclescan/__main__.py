@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "compare translated with reference volumes",
     "endpoints": "compare what a trial measures: signal, area and volume of regions",
     "report": "make one HTML page of a run",
+    "plan": "show on X-rays what was planned on MR",
     "export": "write SavedModels for TensorFlow Serving",
     "data-prep": "digital knee, listing, records, their page, pseudo-pairs, verification",
 }

@@ -74,12 +74,22 @@ class Cloud:
         masses: float32 (n,), density times volume, mm^3.
     """
 
-    def __init__(self, bone: Bone) -> None:
+    def __init__(self, bone: Bone, step_mm: float = np.inf) -> None:
+        """Voxels longer than `step_mm` along an axis become as many points as keep below it.
+
+        With voxels longer than the pixels are wide (at the bone), columns of voxels that a ray looks along show as
+        stripes, and a search turns the bone away from them.
+        """
         index = np.argwhere(bone.density > 0)
+        masses = bone.density[bone.density > 0]
+        for axis, length in enumerate(np.sqrt((bone.affine[:3, :3] ** 2).sum(0))):
+            parts = max(1, int(np.ceil(length / step_mm)))
+            offsets = (np.arange(parts) - (parts - 1) / 2) / parts
+            index = (index[None] + offsets[:, None, None] * np.eye(3)[axis]).reshape(-1, 3)
+            masses = np.tile(masses / parts, parts)
         points = index @ bone.affine[:3, :3].T + bone.affine[:3, 3]
         self.points = np.ascontiguousarray(points.T, np.float32)
-        volume = abs(np.linalg.det(bone.affine[:3, :3]))
-        self.masses = (bone.density[bone.density > 0] * volume).astype(np.float32)
+        self.masses = (masses * abs(np.linalg.det(bone.affine[:3, :3]))).astype(np.float32)
 
     def image(self, view: View, pose: np.ndarray) -> np.ndarray:
         """The line integrals of the bone at a pose, float32 (rows, columns), density times mm.

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -29,11 +29,11 @@ from cyclescan.planning.xray import Xray
 
 SMOOTH_PIXELS = 1.0  # before gradients are taken
 STRONG = 0.9  # gradients of an X-ray above this quantile count no more than it: a drill is no better edge than bone
-SHADOW = 0.02  # of the brightest pixel: where a bone's image ends, and with it what is compared
-SHADOW_PIXELS = 5  # to each side more, so that the bone's own outline is inside
+SHADOW = 0.02  # of the brightest pixel of a bone's smoothed image: where it ends, and with it what is compared
 REACH = 10.0  # mm and degrees
 STARTS = 8
 LIMIT_MM = 1.5  # of the spread of the refined starts
+RIVAL = 0.9  # of the best agreement: from there on a start that ended elsewhere speaks against the best
 LEAST_AGREEMENT = 0.3  # of the gradients on the finest images
 
 
@@ -53,8 +53,8 @@ class Level:
     population: int
 
 
-COARSE, FINE = Level(128, 2, 40, 12), Level(128, 1, 20, 10)
-COARSE_STEP, FINE_STEP = 0.35, 0.8  # standard deviation that CMA-ES begins with: of the reach; mm and degrees
+COARSE, FINE = Level(64, 2, 40, 12), Level(128, 1, 22, 10)
+COARSE_STEP, FINE_STEP = 0.35, 1.2  # standard deviation that CMA-ES begins with: of the reach; mm and degrees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +64,12 @@ class Result:
     Attributes:
         pose: (4, 4), LPS of the scan to LPS of the room.
         agreement: of the gradients at that pose, at most 1.
-        spread_mm: median distance of the other refined starts from the result, over the points measured; of one view
-            only that part of it which the X-ray shows.
+        spread_mm: median distance from the result of the refined starts that fit nearly as well, over the points
+            measured; of one view only that part of it which the X-ray shows.
         depth_mm: of one view the part along its axis; of more views None.
         why: one sentence that says why the result is refused; None where it is accepted.
-        starts: for each refined start its agreement, its distance from the result in mm, and its pose.
+        starts: for each refined start its agreement, its distance from the result in mm (of one view the parts across
+            and along its axis), and its pose.
     """
 
     pose: np.ndarray
@@ -91,27 +92,27 @@ class Agreement:
     """
 
     def __init__(self, bone: Bone, xrays: Sequence[Xray], level: Level) -> None:
-        self.cloud = Cloud(coarser(bone, level.voxels))
         self.views, self.fixed = [], []
         for xray in xrays:
             factor = max(1, round(max(xray.view.size) / level.pixels))
             self.views.append(xray.view.binned(factor))
-            along, down = gradients(binned(xray.image, factor))
+            along, down = _differences(_smooth(binned(xray.image, factor)))
             length = np.hypot(along, down)
             weight = 1 / np.maximum(length / np.quantile(length, STRONG), 1)
             self.fixed.append((along * weight, down * weight))
+        # the width of a pixel at the isocentre, which is the origin
+        widths = [min(view.pixel_mm) * np.linalg.norm(view.source) / view.sid_mm for view in self.views]
+        self.cloud = Cloud(coarser(bone, level.voxels), float(min(widths)))
 
     def __call__(self, pose: np.ndarray) -> float:
         return sum(map(functools.partial(self._of, pose), self.views, self.fixed)) / len(self.views)
 
     def _of(self, pose: np.ndarray, view, fixed) -> float:
-        image = self.cloud.image(view, pose)
-        shadow = ndimage.uniform_filter(image, SHADOW_PIXELS)
-        inside = shadow > SHADOW * shadow.max()
-        moving = gradients(image)
+        smooth = _smooth(self.cloud.image(view, pose))
+        inside = smooth > SHADOW * smooth.max()
         product = norm_fixed = norm_moving = 0.0
-        for ours, theirs in zip(moving, fixed, strict=True):
-            a, b = ours[inside], theirs[inside]
+        for ours, theirs in zip(_differences(smooth), fixed, strict=True):
+            a, b = (ours * inside).ravel(), (theirs * inside).ravel()
             product, norm_moving, norm_fixed = product + a @ b, norm_moving + a @ a, norm_fixed + b @ b
         return float(product / np.sqrt(norm_moving * norm_fixed + 1e-12))
 
@@ -123,12 +124,15 @@ def binned(image: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean((1, 3))
 
 
-def gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Along the columns and down the rows, after smoothing; 0 on the rim."""
-    smooth = ndimage.gaussian_filter(image.astype(np.float32, copy=False), SMOOTH_PIXELS, truncate=3)
-    along, down = np.zeros_like(smooth), np.zeros_like(smooth)
-    along[1:-1, 1:-1] = smooth[1:-1, 2:] - smooth[1:-1, :-2]
-    down[1:-1, 1:-1] = smooth[2:, 1:-1] - smooth[:-2, 1:-1]
+def _smooth(image: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(image.astype(np.float32, copy=False), SMOOTH_PIXELS, truncate=3)
+
+
+def _differences(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Along the columns and down the rows; 0 on the rim."""
+    along, down = np.zeros_like(image), np.zeros_like(image)
+    np.subtract(image[1:-1, 2:], image[1:-1, :-2], out=along[1:-1, 1:-1])
+    np.subtract(image[2:, 1:-1], image[:-2, 1:-1], out=down[1:-1, 1:-1])
     return along, down
 
 
@@ -209,23 +213,42 @@ def _judged(fine: list[tuple[float, np.ndarray]], xrays: Sequence[Xray], measure
     agreement, pose = fine[0]
     axis = xrays[0].view.forward if len(xrays) == 1 else None
     distances = [distance_mm(pose, other, measured, axis) for _, other in fine]
-    spread_mm, depth_mm = (float(v) for v in np.median(distances[1:], axis=0))
-    why = None
-    if spread_mm > LIMIT_MM:
-        why = (
-            f"The starts disagree: half of them end more than {spread_mm:.1f} mm from the best, "
-            f"and at most {LIMIT_MM:g} mm are allowed."
-        )
-    elif agreement < LEAST_AGREEMENT:
-        why = (
-            f"The bone does not look like the X-ray: their gradients agree by {agreement:.2f}, "
-            f"and at least {LEAST_AGREEMENT:g} is needed."
-        )
     found = [
-        {"agreement": value, "distance_mm": float(d[0]), "pose_lps": other.tolist()}
+        {"agreement": value, "distance_mm": d[0], "depth_mm": d[1], "pose_lps": other.tolist()}
         for (value, other), d in zip(fine, distances, strict=True)
     ]
+    spread_mm, depth_mm, why = verdict(found)
     return Result(pose, agreement, spread_mm, None if axis is None else depth_mm, why, found)
+
+
+def verdict(starts: Sequence[Mapping]) -> tuple[float, float, str | None]:
+    """Whether refined starts may be believed.
+
+    A start counts as a rival of the best where its agreement is at least `RIVAL` of the best's; one that ended in a
+    much worse place says nothing about the best place.
+
+    Args:
+        starts: "agreement", "distance_mm" and "depth_mm" of each, the best one first.
+
+    Returns:
+        The median distance of the rivals and its part along the axis of a single view, mm; and why the result is
+        refused, in one sentence, or None.
+    """
+    best = starts[0]["agreement"]
+    rivals = [start for start in starts[1:] if start["agreement"] >= RIVAL * best] or starts[1:2]
+    spread_mm, depth_mm = (float(np.median([start[key] for start in rivals])) for key in ("distance_mm", "depth_mm"))
+    why = None
+    if best < LEAST_AGREEMENT:
+        why = (
+            f"The bone does not look like the X-ray: their gradients agree by {best:.2f}, "
+            f"and at least {LEAST_AGREEMENT:g} is needed."
+        )
+    elif spread_mm > LIMIT_MM:
+        why = (
+            f"The starts disagree: searches that fit as well as the best end {spread_mm:.1f} mm from it, "
+            f"and at most {LIMIT_MM:g} mm are allowed."
+        )
+    return spread_mm, depth_mm, why
 
 
 def distance_mm(pose: np.ndarray, other: np.ndarray, points: np.ndarray, axis: np.ndarray | None = None):

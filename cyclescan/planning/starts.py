@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cyclescan.planning.registration import shifted
 from cyclescan.planning.xray import Xray
 
 FEWEST = 4  # landmarks
-TURNS_DEG = (-40.0, 0.0, 40.0)  # about each axis, from which the landmarks' pose is sought
+TURN_DEG = 40.0  # about each axis, to either side: where the landmarks' pose is sought from, beside the start
 MISS_PIXELS = 20.0  # root mean square beyond which landmarks do not fit the X-rays
 
 
@@ -59,8 +58,8 @@ def from_landmarks(path: str | Path, xrays: Sequence[Xray], about: np.ndarray) -
 
     centre = moved(about, points).mean(0)
     best = None
-    for turn in itertools.product(TURNS_DEG, repeat=3):
-        found = least_squares(misses, [*turn, 0, 0, 0], method="lm" if misses(np.zeros(6)).size >= 6 else "trf")
+    for turn in (np.zeros(3), *(TURN_DEG * np.eye(3)), *(-TURN_DEG * np.eye(3))):
+        found = least_squares(misses, [*turn, 0, 0, 0], method="lm", max_nfev=400)
         if best is None or found.cost < best.cost:
             best = found
     miss = float(np.sqrt(2 * best.cost / (best.fun.size / 2)))

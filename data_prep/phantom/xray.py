@@ -175,13 +175,15 @@ def make_xrays(
     return Radiographs(images, masks, affine, poses, lines, landmarks, flexion_deg)
 
 
-def write_xrays(out: Path, subjects: Sequence[str], shape, spacing_mm, seed: int, workers: int = 1) -> None:
+def write_xrays(
+    out: Path, subjects: Sequence[str], shape, spacing_mm, seed: int, workers: int = 1, device: Device = DEVICE
+) -> None:
     """Write OUT/xray/sub-0001/{ap.dcm, lateral.dcm, plan.mrk.json, femur.nii.gz, tibia.nii.gz, truth.json, ...}.
 
     `landmarks-femur.json` and `landmarks-tibia.json` are what somebody would click, a little off.
     """
     tasks = [(out / "xray" / name, index) for index, name in enumerate(subjects)]
-    task = functools.partial(_write_subject, tuple(shape), spacing_mm, seed)
+    task = functools.partial(_write_subject, tuple(shape), spacing_mm, seed, device)
     with processes(min(workers, len(subjects))) as starmap:
         for _ in progress(starmap(task, tasks), total=len(tasks), unit="X-rays"):
             pass
@@ -381,17 +383,17 @@ def _expose(soft: np.ndarray, bone: np.ndarray, steel: np.ndarray, rng: np.rando
     return -np.log(np.maximum(counts, 1) / PHOTONS).astype(np.float32)
 
 
-def _write_subject(shape, spacing_mm, seed: int, folder: Path, index: int) -> None:
-    made = make_xrays(seed, shape, spacing_mm, index)
+def _write_subject(shape, spacing_mm, seed: int, device: Device, folder: Path, index: int) -> None:
+    made = make_xrays(seed, shape, spacing_mm, index, device)
     make_folder(folder)
     for view, image in made.images.items():
-        _write_dicom(folder / f"{view}.dcm", image, VIEWS[view])
+        _write_dicom(folder / f"{view}.dcm", image, VIEWS[view], device.pixel_mm)
     for bone, mask in made.masks.items():
         write(Volume(mask, made.affine), folder / f"{bone}.nii.gz", descrip=DESCRIP, dtype=np.uint8)
     write_json(folder / "plan.mrk.json", _markups({name: points for name, (_, points) in made.lines.items()}))
     rng = np.random.default_rng([seed, index, 25])
     for bone, points in made.landmarks.items():
-        write_json(folder / f"landmarks-{bone}.json", _clicked(points, made.poses[bone], rng))
+        write_json(folder / f"landmarks-{bone}.json", _clicked(points, made.poses[bone], device, rng))
     views = [
         {
             "xray": f"{view}.dcm",
@@ -399,7 +401,7 @@ def _write_subject(shape, spacing_mm, seed: int, folder: Path, index: int) -> No
                 {
                     "name": name,
                     "bone": bone,
-                    "points_px": DEVICE.project(angle, moved(made.poses[bone], points)).tolist(),
+                    "points_px": device.project(angle, moved(made.poses[bone], points)).tolist(),
                 }
                 for name, (bone, points) in made.lines.items()
             ],
@@ -419,14 +421,14 @@ def _write_subject(shape, spacing_mm, seed: int, folder: Path, index: int) -> No
     )
 
 
-def _clicked(points: dict[str, np.ndarray], pose: np.ndarray, rng: np.random.Generator) -> dict:
+def _clicked(points: dict[str, np.ndarray], pose: np.ndarray, device: Device, rng: np.random.Generator) -> dict:
     return {
         "landmarks": [
             {
                 "name": name,
                 "position_lps": (point + rng.normal(0, CLICK_MM, 3)).tolist(),
                 "pixels": {
-                    f"{view}.dcm": (DEVICE.project(angle, moved(pose, point)) + rng.normal(0, CLICK_PIXELS, 2)).tolist()
+                    f"{view}.dcm": (device.project(angle, moved(pose, point)) + rng.normal(0, CLICK_PIXELS, 2)).tolist()
                     for view, angle in VIEWS.items()
                 },
             }
@@ -457,7 +459,7 @@ def _markups(lines: dict[str, np.ndarray]) -> dict:
     }
 
 
-def _write_dicom(path: Path, image: np.ndarray, angle_deg: float) -> None:
+def _write_dicom(path: Path, image: np.ndarray, angle_deg: float, pixel_mm: float) -> None:
     """An X-Ray Angiographic Image (PS3.3 A.14) of 12 bits in which bone is white; nothing in it names anybody."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = pydicom.uid.XRayAngiographicImageStorage
@@ -473,7 +475,7 @@ def _write_dicom(path: Path, image: np.ndarray, angle_deg: float) -> None:
     data.SeriesNumber = data.InstanceNumber = 1
     data.ImageComments = NOTICE
     data.DistanceSourceToDetector, data.DistanceSourceToPatient = SID_MM, SOD_MM
-    data.ImagerPixelSpacing = [DEVICE.pixel_mm, DEVICE.pixel_mm]
+    data.ImagerPixelSpacing = [pixel_mm, pixel_mm]
     data.PositionerMotion, data.PositionerPrimaryAngle, data.PositionerSecondaryAngle = "STATIC", angle_deg, 0.0
     data.PixelIntensityRelationship, data.PixelIntensityRelationshipSign = "LOG", -1
     data.PhotometricInterpretation, data.SamplesPerPixel, data.PixelRepresentation = "MONOCHROME2", 1, 0
