@@ -26,7 +26,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cyclescan.common.command import progress
-from cyclescan.common.files import make_folder, replacing, write_json
+from cyclescan.common.errors import InputError
+from cyclescan.common.files import make_folder, replacing, states, write_json
 from cyclescan.scans.volume import Volume, write
 from data_prep.parallel import processes
 from data_prep.phantom import DESCRIP, affine_of, anatomy, checked_grid, draw_subject, makes, streams_of
@@ -182,11 +183,19 @@ def write_xrays(
 
     `landmarks-femur.json` and `landmarks-tibia.json` are what somebody would click, a little off.
     """
+    for name in subjects:
+        refuse_foreign_folder(out / "xray" / name)
     tasks = [(out / "xray" / name, index) for index, name in enumerate(subjects)]
     task = functools.partial(_write_subject, tuple(shape), spacing_mm, seed, device)
     with processes(min(workers, len(subjects))) as starmap:
         for _ in progress(starmap(task, tasks), total=len(tasks), unit="X-rays"):
             pass
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuse a folder with files in it whose truth.json, if there is one, is not ours."""
+    if folder.is_dir() and any(folder.iterdir()) and not states(folder / "truth.json", "pose_lps", "flexion_deg"):
+        raise InputError(f"The output {folder} holds files that are no X-rays of digital knees; choose another folder.")
 
 
 def moved(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -386,14 +395,6 @@ def _expose(soft: np.ndarray, bone: np.ndarray, steel: np.ndarray, rng: np.rando
 def _write_subject(shape, spacing_mm, seed: int, device: Device, folder: Path, index: int) -> None:
     made = make_xrays(seed, shape, spacing_mm, index, device)
     make_folder(folder)
-    for view, image in made.images.items():
-        _write_dicom(folder / f"{view}.dcm", image, VIEWS[view], device.pixel_mm)
-    for bone, mask in made.masks.items():
-        write(Volume(mask, made.affine), folder / f"{bone}.nii.gz", descrip=DESCRIP, dtype=np.uint8)
-    write_json(folder / "plan.mrk.json", _markups({name: points for name, (_, points) in made.lines.items()}))
-    rng = np.random.default_rng([seed, index, 25])
-    for bone, points in made.landmarks.items():
-        write_json(folder / f"landmarks-{bone}.json", _clicked(points, made.poses[bone], device, rng))
     views = [
         {
             "xray": f"{view}.dcm",
@@ -409,6 +410,7 @@ def _write_subject(shape, spacing_mm, seed: int, device: Device, folder: Path, i
         for view, angle in VIEWS.items()
     ]
     poses = {bone: pose.tolist() for bone, pose in made.poses.items()}
+    # first, because a folder that was left half done is known by it
     write_json(
         folder / "truth.json",
         {
@@ -419,6 +421,14 @@ def _write_subject(shape, spacing_mm, seed: int, device: Device, folder: Path, i
             "views": views,
         },
     )
+    for view, image in made.images.items():
+        _write_dicom(folder / f"{view}.dcm", image, VIEWS[view], device.pixel_mm)
+    for bone, mask in made.masks.items():
+        write(Volume(mask, made.affine), folder / f"{bone}.nii.gz", descrip=DESCRIP, dtype=np.uint8)
+    write_json(folder / "plan.mrk.json", _markups({name: points for name, (_, points) in made.lines.items()}))
+    rng = np.random.default_rng([seed, index, 25])
+    for bone, points in made.landmarks.items():
+        write_json(folder / f"landmarks-{bone}.json", _clicked(points, made.poses[bone], device, rng))
 
 
 def _clicked(points: dict[str, np.ndarray], pose: np.ndarray, device: Device, rng: np.random.Generator) -> dict:
