@@ -36,7 +36,8 @@ class Stream:
         epoch, position = divmod(int(number), len(self.entries))
         order = np.random.default_rng([seed, ord(self.domain), epoch]).permutation(len(self.entries))
         chosen = order[position]
-        return records.read_unchanged(*self.entries[chosen], self.checksums[chosen])
+        shard, offset, length = self.entries[chosen]
+        return records.read_unchanged(shard, offset, length, self.checksums[chosen])
 
 
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
@@ -89,9 +90,10 @@ def batches(
     if workers > 1:
         # by number, not by shard: so any number of workers sees the batches that one would see
         numbers = numbers.map(lambda n: n // share * batch_size + worker * share + n % share)
+    depth, height, width = (int(n) for n in patch_shape)
     for _, stream in sorted(streams.items()):
         dataset = numbers.map(
-            _reader(stream, tuple(int(n) for n in patch_shape), seed, augment, paired, detail),
+            _reader(stream, (depth, height, width), seed, augment, paired, detail),
             num_parallel_calls=2,
             deterministic=True,
         )
@@ -105,7 +107,7 @@ def batches(
 
 def _planted(batch: dict, numbers: tf.Tensor, seed: int, counts: tuple[int, int], spacing_mm) -> dict:
     """A batch of pairs with blobs."""
-    found = {}
+    found: dict = {}
     for domain, other in (("a", "b"), ("b", "a")):
         pairs = []
         for i, real_of_other in enumerate(tf.unstack(batch[f"real_{other}"])):

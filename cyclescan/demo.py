@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from cyclescan import NOTICE
 from cyclescan.common import command
@@ -75,7 +76,7 @@ def demo(
     log.info("2/6 records: %d training scans of each contrast, no subject in both", subjects // 2)
     records = out / "records"
     domains = (("ciss", out / "scans" / "ciss"), ("dess", out / "scans" / "dess"))
-    divided = {"split": (subjects, VAL_SUBJECTS, TEST_SUBJECTS), "disjoint": True}
+    divided: dict[str, Any] = {"split": (subjects, VAL_SUBJECTS, TEST_SUBJECTS), "disjoint": True}
     info = build(*domains, records, **divided, seed=seed, workers=workers)
     clock.lap("build")
 
@@ -97,7 +98,7 @@ def demo(
     export.export(run.path, out / "saved_models")
     clock.lap("report and export")
 
-    metrics = {direction: evaluated[0][direction] for direction in DIRECTIONS}
+    metrics: dict[str, Any] = {direction: evaluated[0][direction] for direction in DIRECTIONS}
     metrics |= {"seconds": clock.seconds(), "notice": NOTICE}
     write_json(out / "metrics.json", metrics)
     sys.stdout.write(tour.table(metrics, clock, out, page))
@@ -126,8 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", type=int, nargs=3, default=SHAPE, metavar=("D", "H", "W"), help="sagittal slices, height, width"
     )
-    changes = {"nargs": "+", "default": [], "metavar": "KEY=VALUE", "dest": "settings", "action": "extend"}
-    parser.add_argument("--set", **changes, help="change settings of the preset")
+    many: dict[str, Any] = {"nargs": "+", "default": [], "action": "extend"}
+    parser.add_argument("--set", dest="settings", metavar="KEY=VALUE", **many, help="change settings of the preset")
     parser.add_argument("--workers", type=int, default=2, help="processes for the preparation")
 
 

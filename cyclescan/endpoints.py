@@ -71,7 +71,7 @@ def _sites(table: str | None, names: Sequence[str]) -> dict[str, str]:
     if key is None:
         raise InputError(f"The table {path} needs a column subject or participant_id beside site.")
     site_of = {row[key]: row["site"] for row in rows}
-    found = {name: site_of.get(name, site_of.get(Path(name).name)) for name in names}
+    found = {name: site_of.get(name) or site_of.get(Path(name).name) or "" for name in names}
     for name, site in found.items():
         if not site:
             raise InputError(f"The table {path} has no site for {name}; every subject needs one.")

@@ -252,7 +252,8 @@ def index(path: str | os.PathLike) -> list[tuple[int, int]]:
         InputError: the shard ends inside a record.
     """
     size = os.path.getsize(path)
-    entries, offset = [], 0
+    entries: list[tuple] = []
+    offset = 0
     with open(path, "rb") as stream:
         while offset < size:
             stream.seek(offset)

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
     if arguments.plan:
         _plan(preset(arguments.preset or "knee").with_settings(settings), arguments.gpu_memory_gb)
-        return
+        return command.DONE
     if arguments.gpu_memory_gb is not None:
         raise InputError("--gpu-memory-gb is for --plan alone; training uses the memory that there is.")
     for name in ("data", "run"):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
@@ -58,7 +59,7 @@ def _pipeline_options(options: Sequence[str], **more):
 
 
 def run(
-    function: Callable[[object], dict],
+    function: Callable[[Any], dict],
     tasks: Sequence,
     folder: Path,
     runner,
@@ -111,7 +112,7 @@ def run(
             raise InputError(f"The Beam runner cannot be reached: {type(error).__name__} {error}.") from error
     if not outcomes.exists():
         raise InputError(f"{outcomes} cannot be written by the runner's workers; is the disk full, or not theirs?")
-    result = read_json(outcomes)
+    result: Any = read_json(outcomes)
     outcomes.unlink()  # it names files
     return result
 

@@ -11,7 +11,7 @@ import nibabel as nib
 from cyclescan.common.command import DONE
 from cyclescan.common.errors import InputError
 from cyclescan.scans import acquisition
-from cyclescan.scans.dicom import rules, series
+from cyclescan.scans.dicom import rules, series, tags
 from cyclescan.scans.volume import spacing_of, stem
 from data_prep import scans
 
@@ -47,7 +47,7 @@ def table(path: str) -> str:
     place, chosen_by = rules.split(path)
     if not place.exists():
         raise InputError(f"{place} does not exist; a folder of DICOM series or NIfTI files is needed.")
-    found = series.find(place) if place.is_dir() or series.is_dicom(place) else []
+    found = series.find(place) if place.is_dir() or tags.is_dicom(place) else []
     if found:
         found = rules.choose(found, chosen_by, place) if chosen_by else found
         subjects = _numbered([each.subject for each in found])

@@ -32,14 +32,14 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, int, int], np.ndarr
 
 
 def _grid(path: str | os.PathLike, reader) -> tuple[tuple[int, int, int], np.ndarray]:
-    shape = tuple(int(n) for n in reader.GetSize())
+    x, y, z = (int(n) for n in reader.GetSize())
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
     affine[:3, 3] = reader.GetOrigin()
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS to RAS+
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path} has the spacing {reader.GetSpacing()} mm; every value must be positive.")
-    return shape, affine
+    return (x, y, z), affine
 
 
 def read(path: str | os.PathLike) -> Volume:

@@ -196,7 +196,7 @@ class _Mean:
         self.total += np.nan_to_num(array, nan=0.0)
         self.known += np.isfinite(array)
 
-    def where(self, enough: int) -> np.ndarray:
+    def where(self, enough: float) -> np.ndarray:
         """float32, NaN where fewer are known."""
         mean = self.total / np.maximum(self.known, 1)
         return np.where(self.known >= enough, mean, np.nan).astype(np.float32)

@@ -51,7 +51,7 @@ def _end_with_the_parent() -> None:
     """A process of an executor outlives a parent that is killed: it waits for work for ever."""
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has one
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -105,11 +105,11 @@ def joined(found: Mapping[str, list[Scan]], names: Mapping[str, str]) -> dict[st
             if scan.named not in GUESSED:
                 members[scan.subject].add(scan.subject)
     believed = {person for person, each in members.items() if 1 < len(each) <= MOST_JOINED and len(members) > 1}
-    result = {}
+    result: dict = {}
     for domain, scans in found.items():
         result[domain] = []
         for scan in scans:
-            person = persons[domain].get(scan.subject) if scan.named in GUESSED else None
+            person: str | None = persons[domain].get(scan.subject) if scan.named in GUESSED else None
             result[domain].append(dataclasses.replace(scan, subject=person) if person in believed else scan)
     return result
 
@@ -135,7 +135,7 @@ def _tell(before: Mapping[str, list[Scan]], after: Mapping[str, list[Scan]], nam
     ways = collections.Counter(scan.named for scans in after.values() for scan in scans)
     how = ", ".join(f"{way} ({count} scans)" for way, count in ways.items())
     log.info("Subjects: %s, %d in both, told by %s.", counts, len(set.intersection(*subjects.values())), how)
-    former = collections.defaultdict(dict)
+    former: dict[str, dict] = collections.defaultdict(dict)
     for domain, scans in after.items():
         for old, new in zip(before[domain], scans, strict=True):
             former[new.subject][old.subject] = None

@@ -238,5 +238,5 @@ def _png(shown: np.ndarray) -> str:
     from matplotlib.image import imsave
 
     stream = io.BytesIO()
-    imsave(stream, shown, cmap="gray", vmin=-1, vmax=1, format="png", metadata={"Software": None})
+    imsave(stream, shown, cmap="gray", vmin=-1, vmax=1, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # no name of a program
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

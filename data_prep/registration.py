@@ -237,7 +237,7 @@ def _deform(atlas: sitk.Image, image: sitk.Image, start: Map) -> sitk.Image:
 
 def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
     """Displacements in mm from `fixed` to `moving`, coarse to fine."""
-    field = None
+    field: sitk.Image | None = None
     for factor, iterations in ITERATIONS.items():
         shrink = [factor if n >= 8 * factor else 1 for n in fixed.GetSize()]
         level = sitk.Shrink(fixed, shrink)
@@ -249,7 +249,7 @@ def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
         else:
             start_field = sitk.Resample(field, level, sitk.Transform(), sitk.sitkLinear, 0.0, field.GetPixelID())
             field = demons.Execute(level, sitk.Shrink(moving, shrink), start_field)
-    return field
+    return field  # type: ignore[return-value]  # there is at least one level
 
 
 def _settle(

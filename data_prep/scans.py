@@ -16,7 +16,7 @@ from cyclescan.common import tables
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import walk
 from cyclescan.scans import acquisition, volume
-from cyclescan.scans.dicom import convert, rules, series
+from cyclescan.scans.dicom import convert, rules, series, tags
 from cyclescan.scans.volume import Volume
 from data_prep import metaimage, persons
 from data_prep.splits import SPLITS
@@ -50,8 +50,11 @@ class Scan:
 class Readable(Protocol):
     """What has a file, and perhaps a DICOM series: a `Scan`, or a source of `build`."""
 
-    path: str | os.PathLike
-    series: series.Series | None
+    @property
+    def path(self) -> str | os.PathLike: ...
+
+    @property
+    def series(self) -> series.Series | None: ...
 
 
 def count(scan: Readable) -> int:
@@ -119,7 +122,7 @@ def find(path: str | os.PathLike, subject: re.Pattern | None = None) -> list[Sca
         return _in_folder(path, chosen_by, subject)
     if path.suffix.lower() in tables.DELIMITERS:
         return _in_table(path)
-    if series.is_dicom(path):
+    if tags.is_dicom(path):
         return _of_dicom(path, chosen_by, subject)
     if not volume.is_nifti(path):
         raise InputError(
@@ -210,7 +213,7 @@ def _in_table(path: Path) -> list[Scan]:
             "site": row.get("site") or None,
         }
         for each in _of_row(path.parent / row["path"]):
-            scan = dataclasses.replace(each, **stated)
+            scan = dataclasses.replace(each, **stated)  # type: ignore[arg-type]  # texts, of fields that are
             if scans.setdefault(os.path.realpath(scan.path), scan) is not scan:
                 raise InputError(f"Line {number} of the table {path} lists {row['path']} a second time.")
     if not scans:
@@ -221,7 +224,7 @@ def _in_table(path: Path) -> list[Scan]:
 def _of_row(given: Path) -> list[Scan]:
     """The scans that one line of a table names."""
     path, chosen_by = rules.split(given)
-    if not os.path.isdir(path) and not series.is_dicom(path):
+    if not os.path.isdir(path) and not tags.is_dicom(path):
         return [Scan(path, "")]
     found = series.find(path) or [series.broken(path, f"{os.path.abspath(path)} is a folder without DICOM.")]
     return [Scan(each.path, "", series=each) for each in rules.choose(found, chosen_by, path)]

@@ -54,7 +54,7 @@ def parse(split: Sequence[float]) -> tuple[float, float, float]:
     good = len(numbers) == 3 and all(math.isfinite(n) and n >= 0 for n in numbers) and numbers[0] > 0
     if not good or not (_are_fractions(numbers) or all(n.is_integer() for n in numbers)):
         raise InputError(f"The split {' '.join(f'{n:g}' for n in numbers)} is not allowed; {allowed}.")
-    return numbers
+    return numbers[0], numbers[1], numbers[2]
 
 
 def position(subject: str, seed: int) -> int:

@@ -17,7 +17,7 @@ from cyclescan import NOTICE, report
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, write_json
 from cyclescan.evaluation.paired import Case, evaluate_on_records
-from cyclescan.reporting import figures
+from cyclescan.reporting import figures, run_page
 from cyclescan.scans import volume
 from cyclescan.training.terms import Group
 from tests import conftest
@@ -219,7 +219,7 @@ def test_the_runs_own_records_are_the_default(tiny_records, tmp_path, monkeypatc
     write_json(run.path / "config.json", {**values, "records": str(tiny_records)})
     given = []
     monkeypatch.setattr(
-        report,
+        run_page,
         "_evaluate",
         lambda run, records, *rest: given.append(str(records)) or evaluate_on_records(MODELS, records),
     )
@@ -327,7 +327,7 @@ def test_the_colours_of_the_error_span_what_is_there():
 
 def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
     run = write_run(tmp_path / "run")
-    history = report.read_history(run.path / "history.csv")
+    history = run_page.read_history(run.path / "history.csv")
     assert figures.warmup_end(history) == 20
     np.testing.assert_allclose(history["pair_a2b"], [0.1, 0.05, 1 / 30, 1 / 40])
     assert np.isnan(history["cycle_aba"][:2]).all()
@@ -341,7 +341,7 @@ def test_the_warm_up_ends_where_other_terms_begin(tmp_path):
 
 
 def test_the_terms_of_detail_and_texture_have_scales_of_their_own(tmp_path):
-    history = report.read_history(write_run(tmp_path / "run").path / "history.csv")
+    history = run_page.read_history(write_run(tmp_path / "run").path / "history.csv")
     names = {"a": "ciss", "b": "dess"}
     without, with_it = (
         base64.b64decode(figures.loss_curves({**history, **more}, {}, names).partition(",")[2]).decode()
@@ -354,26 +354,26 @@ def test_the_terms_of_detail_and_texture_have_scales_of_their_own(tmp_path):
 def test_a_history_that_was_cut_off(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("step,seconds,cycle_aba\n10,1.0,0.5\n20,2.0,0.4\n30,3")
-    history = report.read_history(path)
+    history = run_page.read_history(path)
     assert history["step"].tolist() == [10, 20, 30]
     assert np.isnan(history["cycle_aba"][2])
     path.write_text("step,seconds\n")
-    assert report.read_history(path) == {}
+    assert run_page.read_history(path) == {}
 
 
 @pytest.mark.parametrize(
     ("name", "shown"), [("ciss", "CISS"), ("t1", "T1"), ("Flair", "Flair"), ("siemens-ciss", "siemens-ciss")]
 )
 def test_names_that_are_abbreviations(name, shown):
-    assert report.display_name(name) == shown
+    assert run_page.display_name(name) == shown
 
 
 def test_numbers_as_they_are_printed():
-    assert [report.number(x, 2) for x in (-0.125, float("nan"), float("inf"), None, -0.001)] == [
+    assert [run_page.number(x, 2) for x in (-0.125, float("nan"), float("inf"), None, -0.001)] == [
         "−0.12",
         "–",
         "∞",
         "–",
         "0.00",
     ]
-    assert [report.duration(s) for s in (42.4, 185, 7380)] == ["42 s", "3 min 5 s", "2 h 3 min"]
+    assert [run_page.duration(s) for s in (42.4, 185, 7380)] == ["42 s", "3 min 5 s", "2 h 3 min"]

@@ -148,9 +148,8 @@ def _of_region(array: np.ndarray, inside: np.ndarray, mask: np.ndarray, spacing_
     own, around = float(np.median(array[inside])), float(np.median(array[ring]))
     near = (distance <= GROWN_MM) & (inside | (mask == 0))
     alike = near & (np.abs(array - own) < np.abs(array - around))
-    result["volume_mm3"] = float(alike.sum() * np.prod(spacing_mm))
-    length = _length_mm(inside, spacing_mm)
-    result["area_mm2"] = result["volume_mm3"] / length if length else None
+    volume_mm3 = float(alike.sum() * np.prod(spacing_mm))
+    result |= {"volume_mm3": volume_mm3, "area_mm2": volume_mm3 / _length_mm(inside, spacing_mm)}
     return result
 
 

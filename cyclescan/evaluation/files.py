@@ -135,8 +135,8 @@ def _compare(scans: dict[str, Volume], reach: float, limits: dict[str, _Limits])
     target = limits["reference"].pair
     row: dict = metrics.all_metrics(arrays["predicted"], arrays["reference"], reach, target)
     if "source" in arrays:
-        counts = [histograms.count(arrays[role], limits[role].pair) for role in ("source", "predicted")]
-        row["kl_source_predicted"] = histograms.kl_divergence(*counts)
+        before, after = (histograms.count(arrays[role], limits[role].pair) for role in ("source", "predicted"))
+        row["kl_source_predicted"] = histograms.kl_divergence(before, after)
         row["source"] = metrics.all_metrics(arrays["source"], arrays["reference"], reach, target)
     return row
 

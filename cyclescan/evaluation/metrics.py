@@ -101,7 +101,7 @@ def all_metrics(
     """
     predicted, reference = checked_pair(predicted, reference)
     limits = histogram_range or (float(reference.min()), float(reference.max()))
-    counts = [histograms.count(array, limits) for array in (reference, predicted)]
+    true, made = (histograms.count(array, limits) for array in (reference, predicted))
     return {
         "mae": mae(predicted, reference),
         "psnr": psnr(predicted, reference, data_range),
@@ -109,7 +109,7 @@ def all_metrics(
         "ncc": ncc(predicted, reference),
         "mi": mi(predicted, reference),
         "nmi": nmi(predicted, reference),
-        "kl_histogram": histograms.kl_divergence(*counts),
+        "kl_histogram": histograms.kl_divergence(true, made),
     }
 
 

@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,9 @@ def evaluate_on_records(
     for domain in ("a", "b"):
         entries[domain], target_counts[domain] = _survey(folder / split, domain)
 
-    metrics, cases, compared = {}, [], {}
+    metrics: dict[str, Any] = {}
+    cases: list[Case] = []
+    compared: dict[str, dict] = {}
     for direction in DIRECTIONS:
         if direction not in translators:
             continue
@@ -117,7 +120,7 @@ def evaluate_on_records(
         matching = HistogramMatching(_training_volumes(folder, target)) if jobs[0][1] else None
         back = translators.get(f"{target}2{source}")
         rows: dict[str, list] = {method: [] for method in METHODS}
-        cycle, kept, counts = [], 0, {name: 0 for name in ("input", "generated")}
+        cycle, kept, counts = [], 0, {name: np.zeros(histograms.BINS, np.int64) for name in ("input", "generated")}
         for entry, truth_entry in jobs:
             real = entry.read()
             fake = _translated(translators[direction], real.voxels, direction, real.subject)
@@ -128,11 +131,11 @@ def evaluate_on_records(
                 cycled = _translated(back, fake, f"{target}2{source}", real.subject)
                 cycle.append(mae(cycled, real.voxels))
             truth = truth_entry.read().voxels if truth_entry else None
-            if truth is not None:
+            if truth is not None and matching is not None:
                 candidates = zip(METHODS, (fake, identity(real.voxels), matching(real.voxels)), strict=True)
                 for method, candidate in candidates:
-                    scores = all_metrics(candidate, truth, DATA_RANGE, LIMITS)
-                    rows[method].append({"subject": real.subject, **scores})
+                    measured = all_metrics(candidate, truth, DATA_RANGE, LIMITS)
+                    rows[method].append({"subject": real.subject, **measured})
             if kept < PICTURES:
                 kept += 1
                 scores = rows["translated"][-1] if truth is not None else None

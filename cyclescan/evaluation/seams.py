@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,9 +22,10 @@ DEFINITION = (
 class TranslatesByWindows(Protocol):
     """What is asked of a model of one direction; `inference.translator.Translator` is one."""
 
-    stride: int
+    @property
+    def stride(self) -> int: ...
 
-    def translate_array(self, array: np.ndarray, *, window: tuple[int, int, int] | None = None) -> np.ndarray: ...
+    def translate_array(self, array: np.ndarray, *, window: Sequence[int] | None = None) -> np.ndarray: ...
 
 
 def seam_scores(translator: TranslatesByWindows, array: np.ndarray) -> dict[str, dict[str, float]]:

@@ -198,7 +198,7 @@ def _write(
     scan, output = job
     volume = translator.restore(translated.array, prepared.records)
     placement = None if isinstance(scan, Series) else volumes.placement(scan)
-    if volumes.is_nifti(output):
+    if not isinstance(scan, Series) or volumes.is_nifti(output):
         volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"), placement=placement)
     else:
         derived.write(scan, volume, output, _derivation(translator, translated.origin, options))

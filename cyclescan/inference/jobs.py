@@ -11,7 +11,7 @@ from cyclescan import NOTICE
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, walk
 from cyclescan.scans import volume as volumes
-from cyclescan.scans.dicom import derived, rules, series
+from cyclescan.scans.dicom import derived, rules, series, tags
 from cyclescan.scans.dicom.series import Series
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
     output = Path(output)
     if not source.exists():
         raise InputError(f"{source} does not exist.")
-    if source.is_file() and not series.is_dicom(source):
+    if source.is_file() and not tags.is_dicom(source):
         if output.is_dir() or not volumes.is_nifti(output):
             output = output / f"{volumes.stem(source)}.nii.gz"
         return [(source, output)]
@@ -88,7 +88,8 @@ def _inside(source: Path, output: Path) -> Callable[[Path], bool] | None:
 
 def _series_jobs(chosen: list[Series], source: Path, output: Path, nifti: bool) -> list[Job]:
     """Each series goes where its slices lie, into a folder of its own: a folder of slices is replaced as a whole."""
-    jobs, taken = [], set()
+    jobs: list[Job] = []
+    taken: set[Path] = set()
     for each in chosen:
         folder = Path(os.path.abspath(output / os.path.relpath(each.path.parent, os.path.abspath(source))))
         name, again = _name(each), 1

@@ -69,7 +69,8 @@ def check_settings(
         )
     if not 0 <= overlap < 1:
         raise InputError(f"The overlap is {overlap:g}; it must be at least 0 and less than 1.")
-    return tuple(int(n) for n in window), float(overlap)
+    depth, height, width = (int(n) for n in window)
+    return (depth, height, width), float(overlap)
 
 
 def stride_of_windows(window: int, overlap: float, multiple: int) -> int:

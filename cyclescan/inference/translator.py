@@ -159,7 +159,8 @@ class Translator:
     @classmethod
     def _from_run(cls, path, direction, weights, *settings) -> Translator:
         run = runs.read_run(path)
-        sliding_window.check_settings(*settings[:2], run.config.stride)  # before weights are read, which takes long
+        window, overlap, _ = settings
+        sliding_window.check_settings(window, overlap, run.config.stride)  # before weights are read, which takes long
         checkpoint = runs.find(run, weights)
         generator = checkpoints.load_generator(run, direction, weights)
         facts = read_json(checkpoint / "checkpoint.json")
@@ -270,6 +271,8 @@ class Translator:
         Returns:
             The same shape, float32, on [0, 2], in the unit in which translations have [-1, 1].
         """
+        if self.back is None:
+            raise ValueError("the other direction is not loaded; load the translator with back=True")
         there, back = self.translate_array, self.back.translate_array
         return doubt.doubt(array, translated, there, back, self.stride, mirrored=self.mirror)
 

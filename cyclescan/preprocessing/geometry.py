@@ -24,8 +24,8 @@ FWHM_OF_SD = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian
 def canonical_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
     """The shape and affine that a grid has once `to_canonical` has reordered and flipped its axes."""
     change = _to_canonical_orientation(affine)
-    after = tuple(int(shape[axis]) for axis in np.argsort(change[:, 0]))
-    return after, np.asarray(affine) @ nib.orientations.inv_ornt_aff(change, shape)
+    depth, height, width = (int(shape[axis]) for axis in np.argsort(change[:, 0]))
+    return (depth, height, width), np.asarray(affine) @ nib.orientations.inv_ornt_aff(change, shape)
 
 
 def to_canonical(volume: Volume) -> tuple[Volume, dict]:

@@ -92,7 +92,7 @@ def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
     core = ndimage.binary_erosion(inside, iterations=RIND_VOXELS, border_value=1)
     core = core if core.any() else inside
     values["air"] = 1.0 - float(inside.mean())
-    scaled = intensity.apply(coarse, scale)
+    scaled = intensity.apply(coarse, dict(scale))
     values |= {f"body_{q}": float(v) for q, v in zip(QUANTILES, np.percentile(scaled[core], QUANTILES), strict=True)}
     edges = ndimage.gaussian_gradient_magnitude(scaled, SMOOTH_VOXELS)
     values["edges"] = max(float(np.median(edges[core])), 1e-6)

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -19,6 +20,8 @@ from cyclescan.reporting.figures import BLUE, GREY, ORANGE, QUIET, STYLE, SURFAC
 
 PICTURED = ("signal", "relative_signal", "area_mm2", "volume_mm3")
 MARKERS = "osD^vPX*"
+# the same bytes each time
+_UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 CALLED = {"predicted": "translated", "source": "not translated"}
 
 
@@ -38,7 +41,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
         stem = "".join(letter if letter.isalnum() else "-" for letter in name)
         for kind in ("svg", "pdf"):
             with replacing(out / "figures" / f"{stem}.{kind}") as temporary, matplotlib.rc_context(STYLE):
-                figure.savefig(temporary, format=kind, metadata={"Date" if kind == "svg" else "CreationDate": None})
+                figure.savefig(temporary, format=kind, metadata=_UNDATED[kind])
         table = [_cells(row) for row in compared if row["region"] == name]
         regions.append({"name": name, "id": stem, "picture": _as_image(figure), "table": table})
     text = page.render(
@@ -89,11 +92,11 @@ def bland_altman(rows: Sequence[Mapping], compared: Sequence[Mapping], region: s
         figure = Figure(figsize=(3.4 * len(shown), 3.1), facecolor=SURFACE, layout="constrained")
         for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             for image, colour in (("source", GREY), ("predicted", BLUE)):
-                for site, marker in zip(sites or [None], MARKERS * 9, strict=False):
+                for site, marker in zip(sites or [""], MARKERS * 9, strict=False):
                     pairs = [
                         (row[f"{image}_{name}"], row[f"reference_{name}"])
                         for row in rows
-                        if site in (None, row["site"])
+                        if site in ("", row["site"])
                         and row.get(f"{image}_{name}") is not None
                         and row[f"reference_{name}"] is not None
                     ]
@@ -157,5 +160,5 @@ def _short(value: float | None) -> str:
 def _as_image(figure: Figure) -> str:
     stream = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        figure.savefig(stream, format="svg", metadata=_UNDATED["svg"])
     return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"

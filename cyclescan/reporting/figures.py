@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ from cyclescan.training.terms import PAIR, Counts, Group, Part, all_terms
 DPI = 140
 SURFACE, INK, QUIET, RULE = "#ffffff", "#1b2733", "#5c6b7a", "#d8dfe6"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7a8793"  # told apart with every kind of colour vision (Okabe & Ito)
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "cyclescan",  # the same page for the same run
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -146,7 +147,7 @@ def error_limit(cases: Sequence[Case]) -> float:
 
 def intensity_histograms(compared: dict, source: str, target: str) -> str:
     """Input, generated and target intensities of one direction; from `histograms.compare`."""
-    edges = np.linspace(*compared["range"], compared["bins"] + 1)
+    edges = np.linspace(compared["range"][0], compared["range"][1], compared["bins"] + 1)
     series = (
         ("input", f"input, {source}", GREY, 1.2),
         ("target", f"real {target}", ORANGE, 1.6),
@@ -201,7 +202,7 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
         if scores:
             axes = grid[-1]
             axes.plot(list(scores), list(scores.values()), color=INK, marker="o", markersize=3.5)
-            best = min(scores, key=scores.get)
+            best = min(scores, key=lambda step: scores[step])
             axes.plot(
                 best, scores[best], color=ORANGE, marker="o", markersize=7, linestyle="", label=f"best: step {best}"
             )
@@ -231,7 +232,7 @@ def warmup_end(history: dict[str, np.ndarray]) -> float | None:
     return float(history["step"][alone].max()) if alone.any() and not alone.all() else None
 
 
-def _curves(history: dict, group: Group) -> list[tuple[Part, object]]:
+def _curves(history: dict, group: Group) -> list[tuple[Part, Any]]:
     """The terms of a group that a history has, with the style of their lines."""
     found = []
     for term, style in zip([term for term in all_terms() if term.group is group], itertools.cycle(LINES)):

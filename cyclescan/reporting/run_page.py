@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def write(
         _check_belongs(run, info, records)
     if info and not run.checkpoints:
         notes.append("The run has no checkpoint yet: this page has no measures and no pictures.")
-    elif info:
+    elif info and records is not None:
         evaluated = evaluated or _evaluate(run, records, weights, limit)
         if evaluated[0]["about"]["split"] == "val":
             notes.append(
@@ -112,7 +113,7 @@ def _evaluate(run: Run, records: str | Path, weights: str | int, limit: int | No
     from cyclescan.evaluation.paired import evaluate_on_records
     from cyclescan.inference.translator import Translator
 
-    translators = {direction: Translator.load(run.path, direction, weights) for direction in DIRECTIONS}
+    translators: dict[str, Any] = {direction: Translator.load(run.path, direction, weights) for direction in DIRECTIONS}
     return evaluate_on_records(translators, records, limit)
 
 

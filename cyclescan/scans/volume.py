@@ -21,9 +21,10 @@ import itertools
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +45,7 @@ IN_DOUBT = 0.5  # voxels between sform and qform from which on the user is told
 FORM_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")  # of a header, without unit
 FORM_FIELDS_MM = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 DEFLATE_RATIO = 1032  # no deflate stream holds more bytes for each of its own (RFC 1951: 258 bytes in 2 bits)
-DAMAGED = (
+DAMAGED: Any = (
     OSError,
     EOFError,
     ValueError,
@@ -69,7 +70,8 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(int(n) for n in self.array.shape)
+        depth, height, width = (int(n) for n in self.array.shape)
+        return depth, height, width
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -99,7 +101,8 @@ class Placement:
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size in mm along the three array axes of a (4, 4) affine."""
-    return tuple(float(s) for s in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
+    depth, height, width = (float(s) for s in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
+    return depth, height, width
 
 
 def plane(array: np.ndarray, axis: int) -> np.ndarray:
@@ -155,7 +158,8 @@ def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tupl
     """
     path = Path(path)
     with _opened(path) as image:
-        return _checked_shape(path, image, index)[:3], _affine_mm(image)
+        x, y, z = _checked_shape(path, image, index)[:3]
+        return (x, y, z), _affine_mm(image)
 
 
 def placement(path: str | os.PathLike) -> Placement:
@@ -204,7 +208,7 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
                 array = np.asarray(image.dataobj[(..., index, *rest)], np.float32)
             else:
                 array = np.asarray(image.dataobj, np.float32)
-                image.dataobj.file_like.read(1)  # the end of a gzip stream, where its checksum is compared
+                image.dataobj.file_like.read(1)  # type: ignore[attr-defined]  # the end of a gzip stream, where its checksum is compared
         except DAMAGED as error:
             raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
     array = array.reshape(shape[:3])
@@ -267,19 +271,19 @@ def synthetic_descrip(what: str) -> str:
     return f"{NOTICE}, {what}"[:79]
 
 
-def _affine_mm(image) -> np.ndarray:
+def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
     """The affine in mm, whatever unit the header has."""
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _millimetres(image)
     return affine
 
 
-def _millimetres(image) -> float:
+def _millimetres(image: nib.Nifti1Image) -> float:
     """How many of them the unit of a header's lengths has."""
     return MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
 
 
-def _doubt_of_place(image) -> str | None:
+def _doubt_of_place(image: nib.Nifti1Image) -> str | None:
     """See `Placement.doubt`."""
     header = image.header
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
@@ -335,7 +339,7 @@ def _opened(path: Path) -> Iterator[nib.Nifti1Image]:
         yield image
 
 
-def _image(path: Path, stream) -> nib.Nifti1Image:
+def _image(path: Path, stream: Any) -> nib.Nifti1Image:
     try:
         head = stream.read(nib.Nifti2Header.sizeof_hdr)
     except DAMAGED as error:
@@ -372,7 +376,7 @@ def _image(path: Path, stream) -> nib.Nifti1Image:
     return image
 
 
-def _check_size(path: Path, image, size: int, compressed: bool) -> None:
+def _check_size(path: Path, image: nib.Nifti1Image, size: int, compressed: bool) -> None:
     """Refuse a header that claims more voxels than are allowed, or than a file of `size` bytes can hold."""
     shape = "x".join(map(str, image.shape))
     if np.prod([float(n) for n in image.shape[:3]]) > MAX_VOXELS:
@@ -386,7 +390,7 @@ def _check_size(path: Path, image, size: int, compressed: bool) -> None:
         )
 
 
-def _checked_shape(path: Path, image, index: int | None) -> tuple[int, ...]:
+def _checked_shape(path: Path, image: nib.Nifti1Image, index: int | None) -> tuple[int, ...]:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -405,5 +409,5 @@ def _checked_shape(path: Path, image, index: int | None) -> tuple[int, ...]:
     return shape
 
 
-def _numbers(values) -> str:
+def _numbers(values: Iterable[float]) -> str:
     return " x ".join(f"{float(v):g}" for v in values)

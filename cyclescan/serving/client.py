@@ -280,7 +280,7 @@ class RemoteTranslator(Translator):
             InputError: see `ModelClient.predict`; or the server has another version than the card's, or another model.
         """
         result, version = self.client.predict(
-            "scaled", volume=array, window=np.int32(window), overlap=np.float32(overlap)
+            "scaled", volume=array, window=np.asarray(window, np.int32), overlap=np.asarray(overlap, np.float32)
         )
         if str(version) != self.origin.version:
             self._follow(version)

@@ -51,7 +51,7 @@ def convert(generator: keras.Model, metadata: dict[str, object]):
     except ImportError:
         raise InputError("ONNX needs the package onnx; install it with: pip install 'cyclescan[onnx]'.") from None
     graph = _Graph(generator)
-    edges = ["batch", "depth", "height", "width", 1]
+    edges: list[str | int | None] = ["batch", "depth", "height", "width", 1]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclescan.artifacts import card as cards
@@ -28,7 +29,7 @@ def write(
     out: str | Path,
     version: int | None = None,
     weights: str | int = "last",
-    window: tuple[int, int, int] | None = None,
+    window: Sequence[int] | None = None,
     max_voxels: int = MAX_VOXELS,
     onnx: bool = False,
 ) -> Path:

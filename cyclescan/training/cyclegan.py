@@ -86,7 +86,7 @@ class CycleGAN(tf.Module):
         self._heads = {id(v) for network in self.generators.values() for v in texture.heads(network)}
         self.before_texture = {name: texture.without(network) for name, network in self.generators.items()}
         self.teachers = {name: texture.without(network) for name, network in self.translators.items()}
-        networks = {"generators": self.generators, "discriminators": self.discriminators}
+        networks: dict[str, dict] = {"generators": self.generators, "discriminators": self.discriminators}
         self.trained = {
             name: [v for network in group.values() for v in network.trainable_variables]
             for name, group in networks.items()

@@ -386,8 +386,8 @@ def estimate(config: Config, networks: Networks | None = None) -> Need:
         if not keep:
             back.leave()
             back = back_again
-            back.forward()
-        back.backward(to_image=True, leaving=not keep)
+            back.forward()  # type: ignore[union-attr]
+        back.backward(to_image=True, leaving=not keep)  # type: ignore[union-attr]
     if adversarial:
         judged.backward(to_image=True)
     if not keep:

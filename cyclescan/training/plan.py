@@ -139,7 +139,8 @@ def alternatives(config: Config, networks: Networks) -> Iterator[Choice]:
     for share in SHARES:
         # the longest edges first: volumes of knees have few slices
         longest = share * max(whole)
-        patch = tuple(min(n, max(config.stride, int(longest / config.stride) * config.stride)) for n in whole)
+        edge = max(config.stride, int(longest / config.stride) * config.stride)
+        patch = min(whole[0], edge), min(whole[1], edge), min(whole[2], edge)
         if patch not in tried and _possible(config, patch, networks):
             tried.add(patch)
             yield choice("the networks see less of a volume at a time", patch_shape=patch)

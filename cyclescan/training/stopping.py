@@ -36,7 +36,7 @@ class Request:
     @property
     def name(self) -> str:
         """Of the signal."""
-        return signal.Signals(self.signal).name
+        return signal.Signals(self.signal or 0).name
 
     def note(self, number: int, _frame=None) -> None:
         """Handle a signal. Ctrl-C for the second time is obeyed at once."""

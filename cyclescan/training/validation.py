@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,9 @@ class Validation:
             if terms.batch_contents(config)["paired"]:
                 (pair,) = _read(data, ["pairs"], domain, 1)
                 both = {"source": pair.voxels, "partner": pair.partner}
-                self._examples[domain] = {name: _middle(v, config.patch_shape) for name, v in both.items()}
+                self._examples[domain] = {
+                    name: _middle(v, config.patch_shape) for name, v in both.items() if v is not None
+                }
 
     @property
     def sources(self) -> dict[str, np.ndarray]:
@@ -102,7 +104,7 @@ class Validation:
         Raises:
             FloatingPointError: a translation has voxels that are NaN or infinite; the message names the direction.
         """
-        seen = {}
+        seen: dict[str, Seen] = {}
         for direction in DIRECTIONS:
             source, target = direction[0], direction[2]
             there, back = (self._function(d, translators[d]) for d in (direction, f"{target}2{source}"))
@@ -127,7 +129,7 @@ class Validation:
         graph = self._networks[direction][1]
         return lambda volume: graph(volume[None, ..., None].astype(np.float32)).numpy().astype(np.float32)[0, ..., 0]
 
-    def measure(self, direction: str, translated: Sequence[np.ndarray]) -> dict[str, float]:
+    def measure(self, direction: str, translated: Iterable[np.ndarray]) -> dict[str, float]:
         """`Seen.measures` of translations of the sources, but for `partner`."""
         source, target = self._sources[direction[0]], self._targets[direction[2]]
         cells = _cells(translated, self._factors)
@@ -204,7 +206,7 @@ def _cell_edges(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int,
     return tuple(max(1, min(round(CELL_MM / spacing), n // FEWEST_CELLS)) for n, spacing in edges)
 
 
-def _cells(volumes: Sequence[np.ndarray], factors: Sequence[int]) -> np.ndarray:
+def _cells(volumes: Iterable[np.ndarray], factors: Sequence[int]) -> np.ndarray:
     """The means of the cells of each volume, (volumes, cells); what is left over at the far ends does not count."""
     result = []
     for volume in volumes:
@@ -220,5 +222,5 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])
 
 
-def _share_at_the_ends(volumes: Sequence[np.ndarray]) -> float:
+def _share_at_the_ends(volumes: Iterable[np.ndarray]) -> float:
     return float(np.mean([np.mean(np.abs(volume) > END) for volume in volumes]))

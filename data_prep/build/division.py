@@ -52,7 +52,7 @@ def divide(
                 f"The split file {request.split_file} does not list the subject {missing[0]}, nor its pseudonym of "
                 f"this key ({len(missing)} of {len(every)} are missing); all need a row."
             )
-        places = by_pseudonym
+        places = {s: place for s, place in by_pseudonym.items() if place is not None}
     elif stated:
         if missing := sorted(every - set(stated)):
             raise InputError(f"The tables state splits, but none for the subject {missing[0]}; all need one.")
@@ -81,7 +81,7 @@ def chosen_scans(
     """
     places = division.places
     number = {subject: i for i, subject in enumerate(splits.shuffled(places, request.seed))}
-    chosen = {(s, d): [] for s in SPLITS for d in DOMAINS}
+    chosen: dict[tuple[str, str], list[Source]] = {(s, d): [] for s in SPLITS for d in DOMAINS}
     for domain in DOMAINS:
         for source in sorted(sources[domain], key=lambda s: number[s.subject]):
             place = places[source.subject]

@@ -22,11 +22,11 @@ def working_spacing(sources: dict[str, list[Source]], given: Sequence[float] | N
     every = [s for each in sources.values() for s in each]
     if given is None:
         # six digits: a header's float32 has no more
-        return tuple(float(f"{statistics.median(s.spacing_mm[axis] for s in every):.6g}") for axis in range(3))
+        given = [float(f"{statistics.median(s.spacing_mm[axis] for s in every):.6g}") for axis in range(3)]
     spacing_mm = tuple(float(v) for v in given)
     if len(spacing_mm) != 3 or not all(math.isfinite(v) and v > 0 for v in spacing_mm):
         raise InputError(f"The spacing {numbers(spacing_mm)} mm is not allowed; it must be three positive numbers.")
-    return spacing_mm
+    return spacing_mm[0], spacing_mm[1], spacing_mm[2]
 
 
 def extent_of(source: Source, spacing_mm: Sequence[float]) -> tuple[int, ...]:
@@ -61,7 +61,8 @@ def checked_shape(
                 f"{largest[axis]} voxels of {spacing_mm[axis]:g} mm, and at most {LARGEST_PAD * largest[axis]} are "
                 "allowed."
             )
-    return tuple(int(n) for n in shape)
+    depth, height, width = (int(n) for n in shape)
+    return depth, height, width
 
 
 def warn_of_cropping(

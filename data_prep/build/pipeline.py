@@ -59,8 +59,8 @@ def build_request(request: BuildRequest) -> dict:
     grid.warn_of_cropping(sources, spacing_mm, shape)
     division = divide(found, sources, key, request)
     how = shards.How(request.scalings, spacing_mm, shape, options, pseudonyms.digest(key, "content"))
-    tasks = shards.plan(chosen_scans(sources, division, request), request, how)
-    tasks = {workspace.fingerprint(key, task): task for task in tasks}
+    planned = shards.plan(chosen_scans(sources, division, request), request, how)
+    tasks = {workspace.fingerprint(key, task): task for task in planned}
     settings = {
         "schema_version": records.SCHEMA_VERSION,
         "cyclescan_version": cyclescan.__version__,
@@ -82,7 +82,7 @@ def build_request(request: BuildRequest) -> dict:
         files = {name: shards.file_of(s["fingerprint"], folder, before) for name, s in info["shards"].items()}
         known = set(before.shards) if before is not None else set()
         all_there = before is not None and {s["fingerprint"] for s in info["shards"].values()} <= known
-        if not all_there or info != before.info:
+        if before is None or not all_there or info != before.info:
             with workspace.publishing(out, info, files, before) as new:
                 write_split_file(new / workspace.SPLIT_FILE, division, key)
     return info

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -88,7 +89,7 @@ def write(
     tasks: Mapping[str, Task], folder: Path, before: workspace.Previous | None, runner: str, request: BuildRequest
 ) -> list[tuple[Task, dict]]:
     """Write the shards that are not there yet; returns each task, in order, with what `write_shard` returned for it."""
-    outcomes = {name: _kept(task, name, folder, before) for name, task in tasks.items()}
+    outcomes: dict[str, dict | None] = {name: _kept(task, name, folder, before) for name, task in tasks.items()}
     todo = [(name, str(folder.absolute()), task) for name, task in tasks.items() if outcomes[name] is None]
     if todo:
         # the largest first: the workers end at about the same time
@@ -101,7 +102,7 @@ def write(
             if outcome["unwritable"]:
                 raise InputError(outcome["unwritable"])
             outcomes[outcome["fingerprint"]] = outcome
-    return [(task, outcomes[name]) for name, task in tasks.items()]
+    return [(task, outcome) for name, task in tasks.items() if (outcome := outcomes[name]) is not None]
 
 
 def _kept(task: Task, name: str, folder: Path, before: workspace.Previous | None) -> dict | None:
@@ -137,7 +138,7 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
     """
     name, folder, task = job
     shard = Path(folder) / (name + workspace.SHARD)
-    facts = {"fingerprint": name, "failed": [], "unwritable": None}
+    facts: dict[str, Any] = {"fingerprint": name, "failed": [], "unwritable": None}
     facts |= {"records": 0, "bytes": 0, "sha256": "", "scans": []}
 
     def prepared() -> Iterator[records.Record]:
@@ -152,7 +153,7 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
                 facts["failed"].append((source.path, str(error)))
             else:
                 (limits,) = (r for r in steps if r["step"] == "intensity")
-                about = {"scan": source.scan, "subject": source.identity, "content": content}
+                about: dict[str, Any] = {"scan": source.scan, "subject": source.identity, "content": content}
                 about |= {"low": limits["low"], "high": limits["high"], "measures": guard.measure(raw, steps)}
                 facts["scans"].append(about)
                 names = (task.domain, task.domain_name, source.identity)

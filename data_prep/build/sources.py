@@ -50,7 +50,8 @@ def read_headers(
     found: dict[str, list[scans.Scan]], names: dict[str, str], key: bytes, index: int | None
 ) -> tuple[dict[str, list[Source]], list[dict]]:
     """The scans with a sound header, and an entry of dataset.json for each of the others."""
-    sources, failed = {}, []
+    sources: dict[str, list[Source]] = {}
+    failed: list[dict] = []
     for domain, listed in found.items():
         sources[domain], doubts = [], []
         root = os.path.commonpath([os.path.dirname(os.path.abspath(scan.path)) for scan in listed])
