@@ -1,5 +1,7 @@
 """Fixtures: a tiny data set of two contrasts of the same random shapes."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -98,3 +100,43 @@ def write_records(folder, counts=None):
 @pytest.fixture(scope="session")
 def tiny_records(tmp_path_factory):
     return write_records(tmp_path_factory.mktemp("records") / "records")
+
+
+@contextlib.contextmanager
+def without_graphs():
+    """No graph is made of a step: that takes seconds for each kind of step, and a few of them take none."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eagerly():
+    """For tests that take few steps. Fixtures of a module are made before this one and have graphs, as runs have."""
+    with without_graphs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def _loaded():
+    return {}
+
+
+@pytest.fixture
+def loaded_once(_loaded, monkeypatch):
+    """A model that a test of this file has loaded is not loaded again: to make its graph takes seconds."""
+    from cyclescan.inference.translator import Translator
+
+    load = Translator.load
+
+    def load_once(*arguments, **options):
+        asked = repr((arguments, options))
+        if asked not in _loaded:
+            _loaded[asked] = load(*arguments, **options)
+        return _loaded[asked]
+
+    monkeypatch.setattr(Translator, "load", load_once)

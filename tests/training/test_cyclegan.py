@@ -1,5 +1,6 @@
 """The step, against a plain transcription of it."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -16,6 +17,7 @@ from cyclescan.training import terms
 from cyclescan.training.cyclegan import CycleGAN, _Networks
 from cyclescan.training.image_pool import ImagePool
 from cyclescan.training.terms import Phase
+from tests.conftest import without_graphs
 
 SETTINGS = Config().with_settings(
     "patch_shape=8,16,16 generator_levels=2 generator_filters=4 generator_full_resolution_filters=4 "
@@ -77,7 +79,8 @@ def test_parts_of_a_batch_give_the_step_of_the_whole():
     config = SETTINGS.with_settings(["batch_size=4", "lambda_identity=1", *TEXTURED])
     whole, parts = CycleGAN(config, 0), CycleGAN(config.with_settings(["accumulate=2"]), 0)
     for _ in range(2):
-        expected, measured = whole.train_step(batch(paired=True, size=4))
+        with without_graphs():
+            expected, measured = whole.train_step(batch(paired=True, size=4))
         got, measures = parts.train_step(batch(paired=True, size=4))
     for these, those in ((expected, got), (measured, measures)):
         assert these.keys() == those.keys()
@@ -86,6 +89,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole():
         assert np.abs(mine - theirs).mean() < 0.02 * config.learning_rate
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_parts_of_a_batch_draw_patches_of_their_own_from_the_pool():
     model = CycleGAN(SETTINGS.with_settings(["batch_size=4", "accumulate=4", "pool_size=8"]), 0)
     model.train_step(batch(size=4))
@@ -99,13 +103,15 @@ def test_generators_that_are_computed_again_give_the_same_step():
     config = SETTINGS.with_settings(TEXTURED)
     plain, again = CycleGAN(config, 0), CycleGAN(config.with_settings(["rematerialize=true"]), 0)
     for _ in range(2):
-        expected, _ = plain.train_step(batch(paired=True))
+        with without_graphs():
+            expected, _ = plain.train_step(batch(paired=True))
         got, _ = again.train_step(batch(paired=True))
     np.testing.assert_allclose([float(v) for v in expected.values()], [float(v) for v in got.values()], rtol=1e-5)
     for mine, theirs in zip(weights(plain), weights(again), strict=True):
         assert np.abs(mine - theirs).mean() < 0.02 * SETTINGS.learning_rate
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_measures_of_a_step_by_their_definitions():
     model = CycleGAN(SETTINGS, 0)
     (gradients, _, before), _ = model._gradients(batch(), 0, Phase.whole(SETTINGS))
@@ -120,6 +126,7 @@ def test_measures_of_a_step_by_their_definitions():
         assert np.asarray(logits[name][0]).shape[-1] == 1
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_r1_is_the_squared_gradient_on_real_volumes():
     config = SETTINGS.with_settings(["lambda_r1=3"])
     model, without = CycleGAN(config, 0), CycleGAN(SETTINGS, 0)
@@ -174,6 +181,7 @@ def test_discriminators_learn_in_the_warmup_when_they_are_to_and_the_generators_
         assert float(last[name]) < 0.8 * float(first[name])
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_terms_of_weight_zero_are_not_computed():
     config = SETTINGS.with_settings(["lambda_cycle=0", "lambda_adversarial=0", "lambda_identity=1"])
     model = CycleGAN(config, 0)
@@ -182,6 +190,7 @@ def test_terms_of_weight_zero_are_not_computed():
     assert all(np.array_equal(x, y.numpy()) for x, y in zip(before, model.trained["discriminators"], strict=True))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_all_terms_are_named_by_path():
     config = SETTINGS.with_settings(["lambda_identity=1", "lambda_pair=1", "lambda_gradient_consistency=0.3"])
     model = CycleGAN(config, 0)
@@ -211,12 +220,10 @@ def test_warmup_learns_the_pairs():
     assert int(model.step) == 41
 
 
-@pytest.mark.parametrize(
-    "more", [["lambda_back=5", "lambda_detail=0.3"], ["lambda_gradient_consistency=0.3", "lambda_identity=1"]]
-)
-def test_a_step_has_the_same_bytes_each_time(more):
+def test_a_step_has_the_same_bytes_each_time():
     """With every term, on volumes so large that operations have several threads and run beside one another."""
-    settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2", *more]
+    settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2"]
+    settings += ["lambda_back=5", "lambda_detail=0.3", "lambda_gradient_consistency=0.3", "lambda_identity=1"]
     model = CycleGAN(Config().with_settings(settings), 0)
     rng = np.random.default_rng(0)
     keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
@@ -228,32 +235,38 @@ def test_a_step_has_the_same_bytes_each_time(more):
         assert all(np.array_equal(x, y) for x, y in zip(first, other, strict=True))
 
 
+@functools.cache
+def update(precision):
+    """What three steps change, of one seed and the same data."""
+    model = CycleGAN(SETTINGS.with_settings(["learning_rate=0.001", *TEXTURED, f"precision={precision}"]), 3)
+    before = weights(model)
+    for _ in range(3):
+        told = model.train_step(batch(paired=True))[0]
+    assert all(v.dtype == tf.float32 for v in told.values())
+    return np.concatenate([(y - x).ravel() for x, y in zip(before, weights(model), strict=True)])
+
+
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_updates_like_float32(precision):
-    """Same seed, same data: the update has the direction and the size of the float32 one."""
-    config = SETTINGS.with_settings(["learning_rate=0.001", *TEXTURED])
-    updates = {}
-    for name in ("float32", precision):
-        model = CycleGAN(config.with_settings([f"precision={name}"]), 3)
-        before = weights(model)
-        for _ in range(3):
-            told = model.train_step(batch(paired=True))[0]
-        assert all(v.dtype == tf.float32 for v in told.values())
-        updates[name] = np.concatenate([(y - x).ravel() for x, y in zip(before, weights(model), strict=True)])
-    one, other = updates.values()
+    """The update has the direction and the size of the float32 one."""
+    one, other = update("float32"), update(precision)
     assert np.corrcoef(one, other)[0, 1] > 0.9
     assert np.linalg.norm(other) == pytest.approx(np.linalg.norm(one), rel=0.1)
 
 
+@functools.cache
+def curve(precision):
+    """The pair term of 40 steps."""
+    settings = ["lambda_pair=10", "lambda_cycle=1", "learning_rate=0.002", "average_decay=0.5"]
+    model, data = CycleGAN(SETTINGS.with_settings([*settings, f"precision={precision}"]), 0), batch(paired=True)
+    steps = [model.train_step(data)[0] for _ in range(40)]
+    return np.array([float(s["pair_a2b"]) + float(s["pair_b2a"]) for s in steps])
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_a_short_run_in_mixed_precision_learns_what_float32_learns(precision):
-    config = SETTINGS.with_settings(["lambda_pair=10", "lambda_cycle=1", "learning_rate=0.002", "average_decay=0.5"])
-    data, curves = batch(paired=True), {}
-    for name in ("float32", precision):
-        model = CycleGAN(config.with_settings([f"precision={name}"]), 0)
-        steps = [model.train_step(data)[0] for _ in range(40)]
-        curves[name] = [float(s["pair_a2b"]) + float(s["pair_b2a"]) for s in steps]
-    one, other = np.array(list(curves.values()))
+    one, other = curve("float32"), curve(precision)
     assert one[-1] < 0.95 * one[0]
     np.testing.assert_allclose(other, one, rtol=0.1)
 
@@ -283,6 +296,7 @@ def test_an_overflow_in_float16_skips_the_step_and_nothing_else():
     assert all(moved)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_gradient_norm_in_float16_is_that_of_the_unscaled_gradients():
     norms = []
     for precision in ("float32", "mixed_float16"):
@@ -292,6 +306,7 @@ def test_gradient_norm_in_float16_is_that_of_the_unscaled_gradients():
     np.testing.assert_allclose(norms[1], norms[0], rtol=0.05)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_batch_of_two_is_the_mean_of_its_volumes():
     config = SETTINGS.with_settings(["lambda_adversarial=0", "batch_size=2"])
     both = batch(size=2)
@@ -379,6 +394,7 @@ def test_the_way_back_teaches_only_the_generator_that_takes_it():
     assert all(float(tf.norm(g)) > 0 for g in gradients["b2a"][:2])
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_way_back_begins_when_it_is_asked_for():
     model, data = back_model(), back_batch()
     first, _ = model.warmup_step(data)
@@ -393,6 +409,7 @@ def detailed_batch(energy):
     return back_batch() | {f"detail_{d}": tf.fill((1, 8, 16, 16, 2), energy) for d in "ab"}
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_detail_term_begins_with_the_way_back():
     model = back_model("lambda_detail=0.3", "lambda_back=0")
     data = detailed_batch(0.01)
@@ -419,6 +436,7 @@ def test_translations_get_as_much_detail_as_the_partners_have():
     assert made[1e-2] > 2 * made[1e-4]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_texture_changes_nothing_but_its_amplitudes():
     """The translations before texture, and everything learned from them, are those of a run without."""
     plain, textured = (back_model("lambda_detail=0.3", f"texture={kind}") for kind in ("none", "both"))
