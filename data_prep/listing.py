@@ -71,7 +71,7 @@ def _of_series(each: series.Series) -> tuple[str, ...]:
     facts = each.facts
     words = tuple(facts.get(name, "") for name in ("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName"))
     note = each.problem or ("localizer" if each.is_localizer else "")
-    grid = ("", "", "", "")
+    grid: tuple[str, ...] = ("", "", "", "")
     if not each.problem:
         grid = _grid(each.shape, each.affine)
     return (*words, *_settings(each.meta), *grid, note)

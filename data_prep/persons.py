@@ -109,8 +109,8 @@ def joined(found: Mapping[str, list[Scan]], names: Mapping[str, str]) -> dict[st
     for domain, scans in found.items():
         result[domain] = []
         for scan in scans:
-            person: str | None = persons[domain].get(scan.subject) if scan.named in GUESSED else None
-            result[domain].append(dataclasses.replace(scan, subject=person) if person in believed else scan)
+            own = persons[domain].get(scan.subject) if scan.named in GUESSED else None
+            result[domain].append(dataclasses.replace(scan, subject=own) if own in believed else scan)
     return result
 
 
@@ -182,13 +182,13 @@ def _differing_affix(subjects: Mapping[str, set[str]], guessed: set[str]) -> lis
         word, rest = (1, 2) if cut.endswith("(.+)$") else (2, 1)
         without = {}
         for domain, each in subjects.items():
-            parts = {name: re.match(cut, name) for name in each}
-            same = all(parts.values()) and len({found[word] for found in parts.values()}) == 1
-            without[domain] = {found[rest] if same else name: name for name, found in parts.items()}
+            parts = {name: found for name in each if (found := re.match(cut, name))}
+            same = len(parts) == len(each) and len({found[word] for found in parts.values()}) == 1
+            without[domain] = {parts[name][rest] if same else name: name for name in each}
         pairs = [{each[key] for each in without.values()} for key in set.intersection(*map(set, without.values()))]
-        pairs = sorted(sorted(pair) for pair in pairs if len(pair) > 1)
-        if 2 * len(pairs) >= min(map(len, subjects.values())):
-            return pairs
+        differing = sorted(sorted(pair) for pair in pairs if len(pair) > 1)
+        if 2 * len(differing) >= min(map(len, subjects.values())):
+            return differing
     return []
 
 

@@ -156,7 +156,7 @@ def write_file(path: str | os.PathLike, places: Mapping[str, Place], sites: Mapp
     write_text(path, "".join("\t".join(row) + "\n" for row in rows))
 
 
-def disjoint(subjects: Mapping[str, Iterable[str]], split: Mapping[str, str], seed: int) -> dict[str, str]:
+def disjoint(subjects: Mapping[str, Iterable[str]], split: Mapping[str, str | None], seed: int) -> dict[str, str]:
     """Choose for each training subject that has both domains the one it gives its scans to.
 
     Subjects with one domain count first; the others, in shuffled order, go to the domain that has fewer so far,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -57,7 +58,7 @@ def from_landmarks(path: str | Path, xrays: Sequence[Xray], about: np.ndarray) -
         return np.concatenate(differences).ravel()
 
     centre = moved(about, points).mean(0)
-    best = None
+    best: Any = None
     for turn in (np.zeros(3), *(TURN_DEG * np.eye(3)), *(-TURN_DEG * np.eye(3))):
         found = least_squares(misses, [*turn, 0, 0, 0], method="lm", max_nfev=400)
         if best is None or found.cost < best.cost:

@@ -77,7 +77,8 @@ def read(path: str | Path) -> Plan:
     markups = document.get("markups") if isinstance(document, dict) else None
     if not isinstance(markups, list):
         raise InputError(f'{path} is no markups file of 3D Slicer: it has no list "markups".')
-    lines, places = [], []
+    lines: list = []
+    places: list = []
     for number, markup in enumerate(markups):
         if not isinstance(markup, dict) or markup.get("type") != "Line":
             continue

@@ -28,6 +28,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 from isal import igzip, isal_zlib
 
 from cyclescan import NOTICE
@@ -231,7 +232,7 @@ def write(
     volume: Volume,
     path: str | os.PathLike,
     descrip: str = "",
-    dtype=np.float32,
+    dtype: npt.DTypeLike = np.float32,
     placement: Placement | None = None,
 ) -> None:
     """Write a volume as NIfTI under a temporary name, then rename it.
@@ -381,7 +382,7 @@ def _check_size(path: Path, image: nib.Nifti1Image, size: int, compressed: bool)
     shape = "x".join(map(str, image.shape))
     if np.prod([float(n) for n in image.shape[:3]]) > MAX_VOXELS:
         raise InputError(f"{path} claims {shape} voxels; at most {MAX_VOXELS} in one volume are allowed.")
-    offset, itemsize = float(image.dataobj.offset), image.get_data_dtype().itemsize
+    offset, itemsize = float(image.dataobj.offset), image.get_data_dtype().itemsize  # type: ignore[attr-defined]
     claimed = offset + itemsize * np.prod([float(n) for n in image.shape])
     if not claimed <= size * (DEFLATE_RATIO if compressed else 1):
         raise InputError(

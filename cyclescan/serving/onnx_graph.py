@@ -203,7 +203,11 @@ def _require(layer, **settings) -> None:
             raise InputError(f"The layer {layer.name} has {key} {got!r}; ONNX export knows {expected!r} alone.")
 
 
-ACTIVATIONS = {"linear": (), "tanh": ("Tanh",), "hard_tanh": ("Clip", -1.0, 1.0)}  # operator, further inputs
+ACTIVATIONS: dict[str, tuple] = {
+    "linear": (),
+    "tanh": ("Tanh",),
+    "hard_tanh": ("Clip", -1.0, 1.0),
+}  # operator, further inputs
 LAYERS: dict[type, Callable] = {
     layers.Conv3D: _Graph.convolution,
     layers.Conv3DTranspose: _Graph.transposed_convolution,

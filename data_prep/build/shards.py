@@ -102,7 +102,7 @@ def write(
             if outcome["unwritable"]:
                 raise InputError(outcome["unwritable"])
             outcomes[outcome["fingerprint"]] = outcome
-    return [(task, outcome) for name, task in tasks.items() if (outcome := outcomes[name]) is not None]
+    return [(task, outcomes[name] or {}) for name, task in tasks.items()]
 
 
 def _kept(task: Task, name: str, folder: Path, before: workspace.Previous | None) -> dict | None:
