@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,7 +104,7 @@ def carry_over(
     ends = np.concatenate([line.points_lps for line in _lines(given)])
     measured = np.concatenate([ends, bones.surface(given.mask, given.scan.affine)])
     reach = task.reach or (LANDMARKS_REACH if task.landmarks else registration.REACH)
-    settings = {"reach": reach, "starts": task.starts, "seed": task.seed, "workers": task.workers}
+    settings: dict[str, Any] = {"reach": reach, "starts": task.starts, "seed": task.seed, "workers": task.workers}
     found = registration.register(bone, given.xrays, given.start, measured, progress=progress, **settings)
     about = {
         "notice": NOTICE,
