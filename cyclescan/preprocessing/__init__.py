@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cyclescan.common.errors import InputError
-from cyclescan.preprocessing import bias_field, body, geometry, intensity
+from cyclescan.preprocessing import bias_field, body, fill, geometry, intensity
 from cyclescan.scans.volume import SIDES, Volume
 
-__all__ = ["Options", "bias_field", "body", "geometry", "intensity", "prepare", "prepare_as", "restore"]
+__all__ = ["Options", "bias_field", "body", "fill", "geometry", "intensity", "prepare", "prepare_as", "restore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,9 @@ def prepare(
     records = []
     volume, record = geometry.to_canonical(volume)
     records.append(record)
+    if filled := fill.find(volume.array):
+        volume, record = fill.remove(volume, filled)
+        records.append(record)
     if options.side is not None and _side_of(volume) != options.side:
         volume, record = geometry.mirror(volume)
         records.append(record)
@@ -105,7 +108,8 @@ def prepare(
     if spacing_mm is not None:
         volume, record = geometry.resample(volume, spacing_mm)
         records.append(record)
-    record = intensity.measure(volume.array, scaling)
+    measured = volume.array[~geometry.follow(filled.outside, records)] if filled else volume.array
+    record = intensity.measure(measured, scaling)
     records.append(record)
     volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
     if shape is not None:
@@ -146,8 +150,8 @@ def restore(array: np.ndarray, records: list[dict], target: dict | None = None) 
 
     Returns:
         The volume with the shape and the affine of the original scan, in the intensities of `target`. What was
-        cropped away is air. A bias field comes back with the scan's own intensities only: those of a target domain
-        are corrected ones.
+        cropped away or lay beyond the field of view is air. A bias field comes back with the scan's own intensities
+        only: those of a target domain are corrected ones.
     """
     volume = Volume(np.asarray(array, np.float32), geometry.working_affine(records))
     air = -1.0
@@ -158,6 +162,8 @@ def restore(array: np.ndarray, records: list[dict], target: dict | None = None) 
             air = scale["low"]
         elif record["step"] == "bias_field":
             volume = volume if target else bias_field.undo(volume, record)
+        elif record["step"] == "fill":
+            continue
         else:
             volume = geometry.undo(volume, record, air)
     return volume

@@ -16,7 +16,7 @@ HISTOGRAM_BINS = 256
 CLOSING_VOXELS = 2  # gaps of this half-width in the surface are closed: bone at the skin, a fold of fat
 
 
-def mask(array: np.ndarray) -> np.ndarray:
+def mask(array: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
     """The body in a scan of any contrast, MR or CT, in any intensity unit.
 
     Otsu's threshold of three classes on the square root of the smoothed intensities (air, dark tissue, bright tissue;
@@ -27,6 +27,8 @@ def mask(array: np.ndarray) -> np.ndarray:
 
     Args:
         array: (depth, height, width), finite.
+        outside: bool of the same shape, what lies beyond the field of view (`fill.Fill`) and is left out of the
+            histogram and of the body; None for nothing.
 
     Returns:
         bool, of the same shape; found on a grid that is coarser where an axis has 192 voxels or more.
@@ -34,11 +36,13 @@ def mask(array: np.ndarray) -> np.ndarray:
     Source: Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979); Liao et al., J. Inf. Sci. Eng. 17 (2001) for several classes.
     """
     factors = [max(1, n // COARSE_VOXELS) for n in array.shape]
-    coarse = _inside(block_means(array, factors))
+    beyond = None if outside is None else block_means(outside, factors) > 0.5
+    coarse = _inside(block_means(array, factors), beyond)
     for axis, factor in enumerate(factors):
         coarse = np.repeat(coarse, factor, axis)
     missing = [(0, n - m) for n, m in zip(array.shape, coarse.shape, strict=True)]
-    return np.pad(coarse, missing, mode="edge")
+    inside = np.pad(coarse, missing, mode="edge")
+    return inside if outside is None else inside & ~outside
 
 
 def crop(volume: Volume, margin_mm: float) -> tuple[Volume, dict]:
@@ -76,26 +80,36 @@ def block_means(array: np.ndarray, factors) -> np.ndarray:
     return blocks.mean(axis=(1, 3, 5))
 
 
-def _inside(array: np.ndarray) -> np.ndarray:
+def _inside(array: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
     from skimage.filters import threshold_multiotsu
 
-    smooth = ndimage.uniform_filter(array, 3)
-    low, high = np.percentile(smooth, (0.5, 99))
+    smooth = ndimage.uniform_filter(array, 3) if outside is None else _smoothed_within(array, ~outside)
+    seen = smooth if outside is None else smooth[~outside]
+    low, high = np.percentile(seen, (0.5, 99))
     if not high > low:  # nearly all of it is one value
         return smooth > smooth.min() if smooth.max() > smooth.min() else np.ones(smooth.shape, bool)
     root = np.sqrt(np.clip((smooth - low) / (high - low), 0, 1))
-    counts, edges = np.histogram(root, HISTOGRAM_BINS, (0.0, 1.0))
+    counts, edges = np.histogram(root if outside is None else root[~outside], HISTOGRAM_BINS, (0.0, 1.0))
     limit = 0.5
     if np.count_nonzero(counts) > 2:
         limit = threshold_multiotsu(classes=3, hist=(counts, (edges[:-1] + edges[1:]) / 2))[0]
     # smoothing alone would carry a bright surface one voxel into the air
     above = (root > limit) & (array > low + limit**2 * (high - low))
+    if outside is not None:
+        above &= ~outside
     labels, count = ndimage.label(above)
     if count > 1:
         above = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     room = CLOSING_VOXELS
     closed = ndimage.binary_closing(np.pad(above, room), iterations=room)[room:-room, room:-room, room:-room]
     return _without_holes(closed)
+
+
+def _smoothed_within(array: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The means over cubes of 3 voxels of those `within`; where there is none, the smallest of all."""
+    sums, counts = (ndimage.uniform_filter(np.where(within, each, np.float32(0)), 3) for each in (array, 1.0))
+    shares = np.maximum(counts, 1e-3)  # at least one voxel of 27 is 0.037
+    return np.where(counts > 1e-2, sums / shares, array[within].min())
 
 
 def _without_holes(inside: np.ndarray) -> np.ndarray:

@@ -155,6 +155,29 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
     raise ValueError(f"unknown step {record['step']!r}")
 
 
+def follow(marked: np.ndarray, records: Sequence[dict]) -> np.ndarray:
+    """Voxels that were marked on the canonical grid, on the grid to which the recorded steps lead.
+
+    Args:
+        marked: bool (depth, height, width).
+        records: those of `prepare`; steps that change no grid are passed over. What a window adds is not marked.
+    """
+    for record in records:
+        if record["step"] == "mirror":
+            marked = marked[::-1]
+        elif record["step"] == "crop_or_pad":
+            grid = Volume(marked, np.eye(4))
+            marked = _window(grid, record["start"], record["shape_after"], 0.0).array > 0
+        elif record["step"] == "resample":
+            to_old = np.linalg.solve(np.asarray(record["affine_before"]), np.asarray(record["affine_after"]))
+            places = (
+                np.clip(np.rint(to_old[axis, axis] * np.arange(n) + to_old[axis, 3]), 0, marked.shape[axis] - 1)
+                for axis, n in enumerate(record["shape_after"])
+            )
+            marked = marked[np.ix_(*(place.astype(int) for place in places))]
+    return marked
+
+
 def working_affine(records: list[dict]) -> np.ndarray:
     """The affine of the grid that the recorded steps lead to."""
     return np.asarray([r for r in records if "affine_after" in r][-1]["affine_after"])

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from cyclescan.preprocessing import body, geometry, intensity
+from cyclescan.preprocessing import body, fill, geometry, intensity
 from cyclescan.scans.acquisition import PARAMETERS
 from cyclescan.scans.volume import Volume
 
@@ -87,16 +87,20 @@ def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
     values |= {f"extent_{axis}_mm": n * s for axis, n, s in zip(AXES, canonical.shape, spacing_mm, strict=True)}
     values["tilt_deg"] = _tilt_deg(canonical.affine)
     scale = next(record for record in records if record["step"] == "intensity")
-    coarse = body.block_means(canonical.array, [max(1, n // COARSE_VOXELS) for n in canonical.shape])
-    inside = body.mask(coarse)
+    filled = fill.find(canonical.array) if any(record["step"] == "fill" for record in records) else None
+    factors = [max(1, n // COARSE_VOXELS) for n in canonical.shape]
+    coarse = body.block_means(filled.removed(canonical.array) if filled else canonical.array, factors)
+    outside = body.block_means(filled.outside, factors) > 0.5 if filled else None
+    inside = body.mask(coarse, outside)
     core = ndimage.binary_erosion(inside, iterations=RIND_VOXELS, border_value=1)
     core = core if core.any() else inside
-    values["air"] = 1.0 - float(inside.mean())
+    values["air"] = 1.0 - float((inside if outside is None else inside[~outside]).mean())
     scaled = intensity.apply(coarse, dict(scale))
     values |= {f"body_{q}": float(v) for q, v in zip(QUANTILES, np.percentile(scaled[core], QUANTILES), strict=True)}
     edges = ndimage.gaussian_gradient_magnitude(scaled, SMOOTH_VOXELS)
     values["edges"] = max(float(np.median(edges[core])), 1e-6)
-    noise, signal = noise_sd(canonical), float(np.median(coarse[core])) - scale["low"]
+    noise = noise_sd(canonical, filled.outside if filled else None)
+    signal = float(np.median(coarse[core])) - scale["low"]
     if noise > 0 and signal > 0:
         values["snr"] = signal / noise
     known = scan.meta.get("acquisition", {})
@@ -104,8 +108,10 @@ def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
     return {key: _short(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def noise_sd(volume: Volume) -> float:
+def noise_sd(volume: Volume, outside: np.ndarray | None = None) -> float:
     """The standard deviation of the noise, in the scan's unit, from the middle half of each axis.
+
+    What lies `outside` the field of view (bool, of the volume's shape) is left out, and what is next to it.
 
     The second difference along both axes of the finest plane removes what is smooth there; of the rest the median
     absolute value is hardly moved by edges.
@@ -114,11 +120,17 @@ def noise_sd(volume: Volume) -> float:
     """
     middle = tuple(slice(n // 4, n - n // 4) if n >= 8 else slice(None) for n in volume.shape)
     rest = volume.array[middle].astype(np.float64)
+    known = None if outside is None else ~outside[middle]
     for axis in np.argsort(volume.spacing_mm, kind="stable")[:2]:
         if rest.shape[axis] < 3:
             return 0.0
         rest = np.diff(rest, 2, axis)
-    return SD_OF_MAD * float(np.median(np.abs(rest))) / 6  # the weights 1, -2, 1 squared sum to 6, along both axes 36
+        if known is not None:
+            known = np.logical_and.reduce([np.roll(known, -n, axis) for n in range(3)])
+            known = np.take(known, np.arange(rest.shape[axis]), axis)
+    rest = np.abs(rest if known is None else rest[known])
+    # the weights 1, -2, 1 squared sum to 6, along both axes 36
+    return SD_OF_MAD * float(np.median(rest)) / 6 if rest.size else 0.0
 
 
 def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]] = ()) -> dict:
