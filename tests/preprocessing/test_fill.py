@@ -100,7 +100,7 @@ def test_the_guard_measures_what_was_measured(contrast, value):
     assert measured["snr"] == pytest.approx(plain["snr"], rel=0.15)
     assert measured["edges"] == pytest.approx(plain["edges"], rel=0.1)
     for quantile in guard.QUANTILES:
-        assert measured[f"body_{quantile}"] == pytest.approx(plain[f"body_{quantile}"], abs=0.05)
+        assert measured[f"body_{quantile}"] == pytest.approx(plain[f"body_{quantile}"], abs=0.08)
     # of what was measured, not of the volume
     assert measured["air"] == pytest.approx(1 - (inside & ~outside).sum() / (~outside).sum(), abs=0.03)
 
