@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--scaling-{domain}", metavar="KIND:LOW,HIGH",
             help=f"intensities of domain {domain} that become -1 and 1: percentile:LOW,HIGH of the whole volume, which "
             f"cuts off what lies beyond; soft_percentile:LOW,HIGH, such as {intensity.UNCUT_MR_SCALING}, which cuts "
-            f"off no signal; or window_hu:LOW,HIGH. Without it, {intensity.CT_SCALING} for the name ct, else "
-            f"{intensity.MR_SCALING}",
+            f"off no signal; or window_hu:LOW,HIGH. Without it, {intensity.CT_SCALING} for CT (by Modality, values or "
+            f"name), else {intensity.MR_SCALING}",
         )  # fmt: skip
     parser.add_argument("--n4", action="store_true", help="correct the bias field of MR scans (N4; seconds for a scan)")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder
 from cyclescan.scans.volume import CANONICAL_AXES
 from data_prep import graph, layouts, persons, pseudonyms, qc, scans, workspace
-from data_prep.build import entries, grid, shards
+from data_prep.build import entries, grid, modality, shards
 from data_prep.build.division import chosen_scans, divide, write_split_file
 from data_prep.build.request import BuildRequest
 from data_prep.build.sources import read_headers
@@ -54,6 +55,8 @@ def build_request(request: BuildRequest) -> dict:
 
     sources, failed = read_headers(found, names, key, request.volume)
     excluded = qc.exclude(sources, request.exclude)
+    scalings = modality.scalings(request, sources)
+    request = dataclasses.replace(request, **{f"scaling_{d}": scaling for d, scaling in scalings.items()})
     spacing_mm = grid.working_spacing(sources, request.spacing_mm)
     shape = grid.checked_shape(sources, spacing_mm, request.shape)
     grid.warn_of_cropping(sources, spacing_mm, shape)

@@ -11,7 +11,6 @@ from pathlib import Path
 from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import Options, intensity
 from data_prep import splits
-from data_prep.splits import DOMAINS
 
 ONLY_HOW = ("out", "workers", "runner", "runner_options", "key_file", "overwrite")  # they change no byte
 
@@ -33,7 +32,7 @@ class BuildRequest:
         split_file: divide as this table says instead, see `splits.read_file`; its subjects are the user's names or
             pseudonyms of the same key.
         disjoint: each training subject gives its scans to one domain only; validation and test keep both.
-        scaling_a: see `intensity.measure`; None: a fixed HU window for a domain named "ct", else percentiles.
+        scaling_a: see `intensity.measure`; None: a fixed HU window for CT, else percentiles, see `modality`.
         scaling_b: the same for domain b.
         n4: see `preprocessing.Options`, as the next two.
         side: "left" or "right".
@@ -81,7 +80,7 @@ class BuildRequest:
                 raise InputError(f"The domain name {name!r} is not allowed; use letters, digits, '.', '-' and '_'.")
         if self.a[0] == self.b[0]:
             raise InputError(f"Both domains are named {self.a[0]!r}; they need different names.")
-        for scaling in self.scalings.values():
+        for scaling in filter(None, self.scalings.values()):
             intensity.parse(scaling)
         Options(self.n4, self.side, self.crop_body_mm)
         if self.split is not None:
@@ -104,11 +103,9 @@ class BuildRequest:
         return {"a": self.a[1], "b": self.b[1]}
 
     @property
-    def scalings(self) -> dict[str, str]:
-        """How the intensities of each domain become [-1, 1]."""
-        given = {"a": self.scaling_a, "b": self.scaling_b}
-        usual = {d: intensity.CT_SCALING if self.names[d].lower() == "ct" else intensity.MR_SCALING for d in DOMAINS}
-        return {d: given[d] or usual[d] for d in DOMAINS}
+    def scalings(self) -> dict[str, str | None]:
+        """How the intensities of each domain become [-1, 1]; None where the scans decide."""
+        return {"a": self.scaling_a, "b": self.scaling_b}
 
     @property
     def options(self) -> Options:
