@@ -64,7 +64,8 @@ def with_true_pairs(scans: Path, folder: Path, copy: Path, seed: int) -> Path:
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("pairs"))
     with tempfile.TemporaryDirectory(dir=copy.parent) as both:
         domains = {d: (about["name"], scans / about["name"]) for d, about in info["domains"].items()}
-        build(domains["a"], domains["b"], Path(both) / "records", split=counts, seed=seed)
+        scalings = {f"scaling_{d}": about["scaling"] for d, about in info["domains"].items()}
+        build(domains["a"], domains["b"], Path(both) / "records", split=counts, seed=seed, **scalings)
         truth = {d: {r.subject: r for r in _read(Path(both) / "records", d)} for d in ("a", "b")}
     for domain, other in (("a", "b"), ("b", "a")):
         pairs = [

@@ -1,7 +1,7 @@
 """How good translations become in a given time: the default recipe, the seed, the second report and the paired bound.
 
     python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full] [--make A|B|random] [--cohort SEED]
-        [--lesions RATE]
+        [--lesions RATE] [--scaling KIND:LOW,HIGH]
 
 Makes digital knees in WORK (24 training subjects for each contrast, none in both, and 10 test subjects that have both;
 32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
@@ -35,6 +35,7 @@ from cyclescan.config import Config
 from cyclescan.config.presets import preset
 from cyclescan.evaluation.paired import evaluate_on_records
 from cyclescan.inference.translator import Translator
+from cyclescan.preprocessing import intensity
 from cyclescan.training import trainer
 from data_prep import pairing
 from data_prep.build import build
@@ -76,6 +77,7 @@ METHODS = {
     "cyclescan_narrow": Method("cyclescan", tuple(NARROW)),
     "gradient_consistency": Method("gradient_consistency"),
     "default": Method("demo", pairs="registered", seeds=3),
+    "lesions": Method("lesions", pairs="registered", seeds=3),
     "paired": Method("demo", ("warmup=1.0", "lambda_back=0", "lambda_detail=0", "texture=none"), pairs="true"),
 }
 
@@ -84,7 +86,8 @@ METHODS = {
 class Size:
     """Subjects of each contrast, test subjects, voxels of a scan, minutes of a run.
 
-    Of the knees: their make, the seed of their cohort and the share that has lesions.
+    Of the knees: their make, the seed of their cohort and the share that has lesions; and how
+    both contrasts are scaled.
     """
 
     subjects: int = 24
@@ -95,6 +98,7 @@ class Size:
     make: str = "A"
     cohort: int = 0
     lesions: float | None = None
+    scaling: str = intensity.MR_SCALING
 
     @property
     def name(self) -> str:
@@ -105,6 +109,7 @@ class Size:
             + [self.make] * (self.make != "A")
             + [str(self.cohort)] * (self.cohort != 0)
             + [f"lesions_{self.lesions}"] * (self.lesions is not None)
+            + ["uncut"] * (self.scaling != intensity.MR_SCALING)
         )
 
     def seeds_of(self, method: Method) -> int:
@@ -129,7 +134,9 @@ def prepare(work: Path, size: Size) -> dict:
         write_cohort(scans, 2 * size.subjects + size.test, workers=2, **knees)
     domains = {"a": ("ciss", scans / "ciss"), "b": ("dess", scans / "dess")}
     if not (records / "dataset.json").exists():
-        build(**domains, out=records, split=(2 * size.subjects, 0, size.test), disjoint=True, seed=0, workers=2)
+        scalings = {"scaling_a": size.scaling, "scaling_b": size.scaling}
+        split = (2 * size.subjects, 0, size.test)
+        build(**domains, out=records, split=split, disjoint=True, seed=0, workers=2, **scalings)
     began = time.monotonic()
     pairing.pair(records, workers=2, seed=0)
     registration = time.monotonic() - began
@@ -149,6 +156,8 @@ def _plain(size: Size) -> dict:
     another = {"make": size.make, "cohort": size.cohort} if (size.make, size.cohort) != ("A", 0) else {}
     if size.lesions is not None:
         another["lesions"] = size.lesions
+    if size.scaling != intensity.MR_SCALING:
+        another["scaling"] = size.scaling
     return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape), **another}
 
 
@@ -287,9 +296,15 @@ def main() -> None:
     parser.add_argument("--make", choices=makes.NAMES, default="A", help="of the knees (default: %(default)s)")
     parser.add_argument("--cohort", type=int, default=0, help="seed of the knees (default: %(default)s)")
     parser.add_argument("--lesions", type=float, default=None, metavar="RATE", help="share of the knees with lesions")
+    parser.add_argument(
+        "--scaling",
+        default=intensity.MR_SCALING,
+        help=f"of both contrasts; figures of another one, such as {intensity.UNCUT_MR_SCALING}, cannot be compared "
+        "(default: %(default)s)",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    knees = {"make": arguments.make, "cohort": arguments.cohort, "lesions": arguments.lesions}
+    knees = {key: getattr(arguments, key) for key in ("make", "cohort", "lesions", "scaling")}
     size = dataclasses.replace(FULL if arguments.full else Size(), **knees)
     if arguments.minutes is not None:
         size = dataclasses.replace(size, minutes=arguments.minutes)

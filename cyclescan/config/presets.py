@@ -42,6 +42,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "cores of 224 GFLOP/s; 17.6 dB and SSIM 0.46 (CISS to DESS), 18.5 dB and 0.54 (back).",
         dataclasses.replace(KNEE, steps=1000, patch_shape=(32, 64, 64)),
     ),
+    "lesions": (
+        "`knee` for scans in which lesions must survive: a network of two halvings, which cannot know where in the "
+        "knee it is, learns from pairs with planted tissue and fluid. For contrasts in which fluid is bright; else "
+        "--set fluid_blobs=0. Build with --scaling-a and --scaling-b soft_percentile:0.5,99.95. Measured for minutes, "
+        "not to the end of a run (benchmarks/results/lesions.md).",
+        dataclasses.replace(KNEE, generator_levels=2, transplants=3, fluid_blobs=3, lambda_blob=80.0),
+    ),
     "cyclescan": (
         "The CycleScan report: its networks (93,869,569 parameters a generator), binary cross entropy, cycle and "
         "identity L1 with weight 10, plain unpaired training. About 100 epochs on a T4.",

@@ -84,7 +84,7 @@ def test_texture_is_that_of_generated_volumes_of_a_domain(texture, directions):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(InputError, match="knee, demo, cyclescan, gradient_consistency"):
+    with pytest.raises(InputError, match="knee, demo, lesions, cyclescan, gradient_consistency"):
         preset("bear")
 
 
@@ -94,6 +94,12 @@ def test_presets_are_as_the_reports_have_them():
     assert seed.patch_shape == (32, 256, 256)
     assert (second.lambda_cycle, second.lambda_gradient_consistency) == (3.0, 0.3)
     assert seed.lambda_pair == second.lambda_pair == 0.0
+
+
+def test_the_preset_for_lesions_is_knee_with_another_network_and_blobs():
+    knee, lesions = preset("knee").to_dict(), preset("lesions").to_dict()
+    differing = {key for key in knee if knee[key] != lesions[key]}
+    assert differing == {"generator_levels", "transplants", "fluid_blobs", "lambda_blob"}
 
 
 def test_every_setting_says_what_it_is():
