@@ -147,12 +147,12 @@ def decode(serialized: bytes) -> Record:
 
 
 def parse_voxels(serialized):
-    """In a tf.data graph: a serialised scan to float32 (depth, height, width, 1) on [-1, 1]."""
+    """Turn a serialised scan, in a tf.data graph, into float32 (depth, height, width, 1) on [-1, 1]."""
     return _parse(serialized, ("voxels",))[0]
 
 
 def parse_pair(serialized, detail: bool = False):
-    """In a tf.data graph: a serialised pair to (voxels, partner, weight); the partner has NaN where it is unknown.
+    """Turn a serialised pair, in a tf.data graph, into (voxels, partner, weight); the partner has NaN where it is unknown.
 
     With `detail` a fourth result is the mean energy of the partners' detail, (depth, height, width, bands), -1 where it
     is unknown.

@@ -11,7 +11,7 @@ FOLDERS = (Path(__file__).parents[1] / "pretrained_models", Path(__file__).paren
 
 
 def names() -> list[str]:
-    """Those there are."""
+    """The names of the models that come with cyclescan, sorted."""
     return sorted({path.parent.name for folder in FOLDERS for path in folder.glob("*/config.json")})
 
 

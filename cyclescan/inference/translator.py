@@ -48,7 +48,7 @@ class Origin:
 
     @classmethod
     def of_card(cls, card: dict, model: str, kind: str) -> Origin:
-        """Of an exported model, given the card of one of its version folders."""
+        """The origin of an exported model, given the card of one of its version folders."""
         return cls(
             model=model,
             kind=kind,

@@ -115,7 +115,7 @@ class Cloud:
 
 
 def traced(bone: Bone, view: View, pose: np.ndarray) -> np.ndarray:
-    """As `Cloud.image`, float32, by exact ray tracing with plastimatch.
+    """Compute what `Cloud.image` does, float32, by exact ray tracing with plastimatch.
 
     Raises:
         InputError: plastimatch is not installed.

@@ -27,7 +27,7 @@ def mean_around(volume: np.ndarray, window: int) -> np.ndarray:
 
 
 def energies(volume: np.ndarray) -> np.ndarray:
-    """Of each band the mean square around each voxel, (depth, height, width, bands), the finest band first."""
+    """The mean square of each band around each voxel, (depth, height, width, bands), the finest band first."""
     found, finer = [], np.asarray(volume, np.float32)
     for window in WINDOWS:
         coarser = mean_around(volume, window)

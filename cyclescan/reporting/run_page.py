@@ -368,7 +368,7 @@ def duration(seconds: float) -> str:
 
 
 def times(values) -> str:
-    """3 × 2 × 2"""
+    """Write a shape as 3 × 2 × 2"""
     return " × ".join(map(str, values))
 
 

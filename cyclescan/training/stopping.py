@@ -35,7 +35,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Of the signal."""
+        """The name of the signal."""
         return signal.Signals(self.signal or 0).name
 
     def note(self, number: int, _frame=None) -> None:

@@ -54,7 +54,7 @@ class Phase:
 
 
 class Counts(enum.Enum):
-    """In which phases a term counts."""
+    """The phases in which a term counts."""
 
     ALWAYS = enum.auto()
     LATE = enum.auto()
@@ -310,7 +310,7 @@ class Judgement:
         return self._judged(domain)[:2]
 
     def gradient(self, domain: str) -> Tensor:
-        """Of the sum of the logits on real volumes to these."""
+        """The gradient of the sum of the logits on real volumes with respect to these."""
         return self._judged(domain)[2]
 
     @_once
@@ -530,7 +530,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """As in history.csv."""
+        """The name of its column in history.csv."""
         return self.term.column(self.direction)
 
 

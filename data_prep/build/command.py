@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def name_and_path(domain: str, text: str) -> tuple[str, str]:
+    """Take NAME=PATH apart; `InputError` where it is something else."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise InputError(f"--{domain} is {text!r}; it must be NAME=PATH, for instance ciss=scans/ciss.")

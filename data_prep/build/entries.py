@@ -30,6 +30,7 @@ def of(written: list[tuple[Task, dict]], request: BuildRequest) -> dict:
 
 
 def failures(written: list[tuple[Task, dict]]) -> list[dict]:
+    """The scans that failed, logged by file and stated without names."""
     failed = []
     for task, outcome in written:
         by_path = {source.path: source for source in task.sources}
@@ -77,6 +78,7 @@ def domain_entry(request: BuildRequest, written: list[tuple[Task, dict]], domain
 
 
 def identities(written: list[tuple[Task, dict]], split: str, domain: str) -> list[str]:
+    """The pseudonyms of the subjects whose scans are in a split and domain, in order."""
     outcomes = [outcome for task, outcome in written if (task.split, task.domain) == (split, domain)]
     return list(dict.fromkeys(about["subject"] for outcome in outcomes for about in outcome["scans"]))
 

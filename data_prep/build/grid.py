@@ -19,6 +19,11 @@ AXES = ("depth", "height", "width")
 
 
 def working_spacing(sources: dict[str, list[Source]], given: Sequence[float] | None) -> tuple[float, float, float]:
+    """The voxel size in mm that is given, or else the median of all scans along each axis.
+
+    Raises:
+        InputError: what is given is not three positive numbers.
+    """
     every = [s for each in sources.values() for s in each]
     if given is None:
         # six digits: a header's float32 has no more
@@ -83,4 +88,5 @@ def warn_of_cropping(
 
 
 def numbers(values: Sequence[float]) -> str:
+    """Write numbers for a sentence: 3 x 1.1 x 1.1."""
     return " x ".join(f"{v:g}" for v in values)

@@ -43,7 +43,7 @@ def build(a: tuple[str, str | os.PathLike], b: tuple[str, str | os.PathLike], ou
 
 
 def build_request(request: BuildRequest) -> dict:
-    """As `build`."""
+    """Make the data set of a request; see `build`."""
     names, out, options = request.names, request.folder, request.options
     runner = graph.find_runner(request.runner, request.runner_options)
     _check_output(out)
