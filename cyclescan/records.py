@@ -152,7 +152,7 @@ def parse_voxels(serialized):
 
 
 def parse_pair(serialized, detail: bool = False):
-    """Turn a serialised pair, in a tf.data graph, into (voxels, partner, weight); the partner has NaN where it is unknown.
+    """Turn a serialised pair into (voxels, partner, weight); the partner has NaN where it is unknown.
 
     With `detail` a fourth result is the mean energy of the partners' detail, (depth, height, width, bands), -1 where it
     is unknown.

@@ -307,7 +307,7 @@ class Networks:
         self._graphs: dict = {}
 
     def graphs(self, config: Config) -> dict[str, _Graph]:
-        """The graphs of one generator and one discriminator; `InputError` where the patch is too small for the latter."""
+        """Both graphs; `InputError` where the patch is too small for the discriminator."""
         return {
             "generator": self._graph("generator", _translating, config),
             "discriminator": self._graph("discriminator", build_discriminator, config),
