@@ -11,10 +11,10 @@ imaging reports, not measurements.
 | cartilage_defect | the outer 50 to 100 % of the cartilage of one bone: fluid | radius 3 to 8 |
 | cartilage_thinning | the outer 35 to 75 % over a wide field: fluid | radius 11 to 20 |
 | effusion | fat around the joint's fluid: fluid | 1 to 3.5 thicker on average |
-| oedema_femur, oedema_tibia | 20 to 60 % of the marrow under the cartilage: water; trabeculae stay | radius 6 to 15 |
+| oedema_femur, oedema_tibia | 20 to 60 %, unevenly, of marrow near cartilage: water; trabeculae stay | radius 6 to 15 |
 | acl_tear, pcl_tear | 75 to 100 % of the fibres of a gap, or 30 to 60 % of a stretch; swelling: fluid | radius 4 to 9 |
 | meniscus_tear | a sheet through it, upright, lying or oblique, or a frayed part: fluid | 1.2 to 2.5 thick |
-| muscle_oedema | 15 to 45 % of a stretch of muscle, streaked along its fibres: fluid | 8 to 16 wide, 15 to 35 long |
+| muscle_oedema | 15 to 45 %, unevenly, of a stretch of muscle, along its fibres: fluid | 8 to 16 wide, 15 to 35 long |
 | cyst | behind the joint (Baker's) or beside ligaments and menisci (a ganglion): lobes of fluid | radius 3 to 18 |
 | acl_tunnel | tunnels of 8 to 10 mm from the ligament's ends through tibia and femur: graft, fluid, a dense wall | |
 """

@@ -191,6 +191,7 @@ def test_kinds_are_drawn():
 def test_a_cohort_with_lesions(tmp_path):
     """Masks and table; scans of the healthy half are those of the cohort without; same seed, same bytes."""
     shape = (12, 36, 36)
+    # the one of two processes: bytes do not depend on them
     for name, rate in (("ill", 0.5), ("again", 0.5), ("well", None)):
         write_cohort(tmp_path / name, 4, shape, seed=4, lesion_rate=rate, workers=1 + (name == "again"))
     header, *rows = [line.split("\t") for line in (tmp_path / "ill/participants.tsv").read_text().splitlines()]
