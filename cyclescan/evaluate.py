@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest possible difference of two intensities, for PSNR and SSIM; default: largest minus smallest voxel "
         "of all reference volumes",
     )
+    parser.add_argument(
+        "--mask",
+        default=None,
+        help="also measure within masks: a folder of masks of the same names (what is not 0 counts), or `body`, which "
+        "finds the body in each reference volume",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -45,7 +51,13 @@ def run(arguments: argparse.Namespace) -> int | None:
                     sys.stderr.write(f"failed: {name}: {' '.join(str(error).split())}\n")
 
         result = evaluate(
-            arguments.predicted, arguments.reference, arguments.source, arguments.out, arguments.data_range, done
+            arguments.predicted,
+            arguments.reference,
+            arguments.source,
+            arguments.out,
+            arguments.data_range,
+            arguments.mask,
+            done,
         )
     if left := result["without_prediction"]:
         log.warning("%d reference volumes have no prediction and are left out: %s.", len(left), file_pairs.some(left))

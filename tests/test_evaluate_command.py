@@ -100,7 +100,7 @@ def test_the_command_line(folders):
         lines = list(csv.DictReader(stream))
     assert [line["volume"] for line in lines] == ["site/sub-1", "site/sub-2", "mean", "sd"]
     assert float(lines[2]["psnr"]) == pytest.approx(found["mean"]["psnr"])
-    assert list(lines[0]) == ["volume", *metrics.NAMES]
+    assert list(lines[0]) == ["volume", *metrics.NAMES, "psnr_p999", "ssim_p999"]
 
 
 def test_with_the_source(call, folders):
@@ -155,7 +155,9 @@ def test_a_given_data_range(call, folders):
     before = read_json(folders / "out" / "metrics.json")
     call("--data-range", "10000")
     after = read_json(folders / "out" / "metrics.json")
-    assert after["data_range"] == {"value": 10000.0, "definition": files.GIVEN}
+    assert {key: after["data_range"][key] for key in ("value", "definition")} == {
+        "value": 10000.0, "definition": files.GIVEN
+    }  # fmt: skip
     gain = 20 * math.log10(10000 / before["data_range"]["value"])
     assert after["mean"]["psnr"] - before["mean"]["psnr"] == pytest.approx(gain)
     assert after["mean"]["kl_histogram"] == before["mean"]["kl_histogram"]
@@ -265,3 +267,105 @@ def test_what_is_written_names_no_folder(call, folders):
     written = (folders / "out" / "metrics.json").read_text()
     assert "the predicted volume is constant" in written and str(folders) not in written
     assert "not for clinical use" in written
+
+
+def limb(seed):
+    """Tissue in a column along the first axis, air around it; and where it is."""
+    y, x = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 36), indexing="ij")
+    inside = np.broadcast_to(np.hypot(y, x) < 0.6, (30, 40, 36))
+    rng = np.random.default_rng(seed)
+    tissue = 400 + 80 * np.cos(np.arange(30) / 4)[:, None, None] + rng.normal(0, 12, inside.shape)
+    return np.where(inside, tissue, np.abs(rng.normal(0, 9, inside.shape))), inside
+
+
+CANONICAL = np.array([[3.0, 0, 0, -15], [0, 0, 1.5, -10], [0, 2.0, 0, -12], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def limbs(tmp_path):
+    """Predictions that are right in the air and wrong in the body."""
+    for seed in (3, 4):
+        array, inside = limb(seed)
+        put(tmp_path / f"reference/{seed}.nii.gz", array, CANONICAL)
+        put(tmp_path / f"predicted/{seed}.nii.gz", array + 50 * inside, CANONICAL)
+        put(tmp_path / f"source/{seed}.nii.gz", array[::-1], CANONICAL)
+        put(tmp_path / f"masks/{seed}.nii", 3 * inside, CANONICAL)
+    return tmp_path
+
+
+def compared(folder, capsys, *more):
+    arguments = [word for role in ("predicted", "reference", "out") for word in (f"--{role}", folder / role)]
+    assert evaluate.main([str(a) for a in (*arguments, *more)]) == 0
+    return read_json(folder / "out" / "metrics.json"), capsys.readouterr().out
+
+
+def test_a_hot_voxel_is_said_and_does_not_move_the_robust_measures(limbs, capsys, caplog):
+    plain, _ = compared(limbs, capsys)
+    assert caplog.text == ""
+    array, inside = limb(3)
+    for role, extra in (("reference", 0), ("predicted", 50)):
+        hot = array + extra * inside
+        hot[4, 5, 6] = 9000 if role == "reference" else 8990
+        put(limbs / f"{role}/3.nii.gz", hot, CANONICAL)
+    found, out = compared(limbs, capsys)
+    assert found["mean"]["psnr"] > plain["mean"]["psnr"] + 15
+    assert found["mean"]["psnr_p999"] == pytest.approx(plain["mean"]["psnr_p999"], abs=0.2)
+    assert found["mean"]["ssim_p999"] == pytest.approx(plain["mean"]["ssim_p999"], abs=0.005)
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert re.search(r"The data range 9000 is 1\d\.\d times the range of 99.9 % of the reference's voxels", said)
+    low, high = found["data_range"]["p999"]
+    assert 0 <= low < 5 and 480 < high < 560
+    assert "of PSNR 99.9 and SSIM 99.9" in out
+    # by the definition
+    reference, predicted = (np.clip(np.float32(array + e * inside), low, high) for e in (0, 50))
+    reference[4, 5, 6] = predicted[4, 5, 6] = high
+    assert found["volumes"][0]["psnr_p999"] == pytest.approx(metrics.psnr(predicted, reference, high - low), abs=1e-3)
+
+
+def test_measures_within_masks_stand_beside_those_of_whole_volumes(limbs, capsys):
+    plain, _ = compared(limbs, capsys)
+    found, out = compared(limbs, capsys, "--mask", limbs / "masks", "--source", limbs / "source")
+    _, inside = limb(3)
+    assert found["mean"] == plain["mean"] | {"kl_source_predicted": found["mean"]["kl_source_predicted"]}
+    row = found["volumes"][0]
+    assert row["masked"]["mae"] == pytest.approx(50, abs=1e-3)  # 50 in the body; in the air nothing
+    assert row["mae"] == pytest.approx(50 * inside.mean(), abs=1e-3)
+    assert row["masked"]["share"] == pytest.approx(inside.mean())
+    reach = found["data_range"]["value"]
+    assert row["masked"]["psnr"] == pytest.approx(20 * math.log10(reach / 50), abs=1e-3)
+    assert row["masked"]["ssim"] < row["ssim"]
+    assert row["source_masked"]["mae"] > 10
+    assert found["masked"]["mean"]["mae"] == pytest.approx(50, abs=1e-3)
+    assert re.search(r"\nmasked +50 ", out)
+    with open(limbs / "out" / "metrics.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert float(lines[0]["masked_mae"]) == pytest.approx(50, abs=1e-3)
+    assert float(lines[2]["masked_psnr"]) == pytest.approx(found["masked"]["mean"]["psnr"])
+
+
+def test_the_body_of_the_reference_is_a_mask(limbs, capsys):
+    by_hand, _ = compared(limbs, capsys, "--mask", limbs / "masks")
+    found, _ = compared(limbs, capsys, "--mask", "body")
+    for key in ("mae", "psnr", "ssim", "ncc"):
+        assert found["masked"]["mean"][key] == pytest.approx(by_hand["masked"]["mean"][key], rel=0.1), key
+    # a scan on other axes has the same body
+    for role in ("predicted", "reference"):
+        for seed in (3, 4):
+            path = limbs / role / f"{seed}.nii.gz"
+            read = volume.read(path)
+            flipped = read.affine @ np.diag([1, -1, 1, 1])
+            flipped[:3, 3] += read.affine[:3, 1] * (read.shape[1] - 1)
+            put(path, read.array[:, ::-1], flipped)
+    again, _ = compared(limbs, capsys, "--mask", "body")
+    assert again["masked"]["mean"]["mae"] == pytest.approx(found["masked"]["mean"]["mae"], rel=1e-4)
+
+
+def test_a_mask_that_is_missing_or_elsewhere_fails_its_pair_alone(limbs, capsys):
+    (limbs / "masks/3.nii").unlink()
+    arguments = [word for role in ("predicted", "reference", "out") for word in (f"--{role}", str(limbs / role))]
+    assert evaluate.main([*arguments, "--mask", str(limbs / "masks")]) == 1
+    (failed,) = read_json(limbs / "out/metrics.json")["failed"]
+    assert failed == {"volume": "3", "reason": "There is no mask volume of the same name."}
+    put(limbs / "masks/3.nii", limb(3)[1], np.diag([2.0, 2, 2, 1]))
+    assert evaluate.main([*arguments, "--mask", str(limbs / "masks")]) == 1
+    assert "The mask volume and its reference have other affines" in capsys.readouterr().err

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from cyclescan import __version__
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
 from cyclescan.evaluation import file_pairs, histograms, metrics
+from cyclescan.preprocessing import body, fill, geometry
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.volume import Volume
 
+log = logging.getLogger(__name__)
+
 JSON, CSV = "metrics.json", "metrics.csv"
+NAMES = (*metrics.NAMES, *metrics.ROBUST_NAMES)
+PARTS = ("source", "masked", "source_masked")  # of what else there are measures
+BODY = "body"
+FAR = 2.0  # a data range so many times that of 99.9 % of the voxels is said: 6 dB of PSNR
 GIVEN = "given with --data-range"
 FOUND = "largest minus smallest voxel of all reference volumes that have a partner on their grid"
 
@@ -24,6 +34,7 @@ def evaluate(
     source: str | Path | None = None,
     out: str | Path = "evaluation",
     data_range: float | None = None,
+    mask: str | Path | None = None,
     done: Callable[[str, InputError | None], None] | None = None,
 ) -> dict:
     """Compare volumes pair by pair and write OUT/metrics.json and OUT/metrics.csv.
@@ -39,6 +50,8 @@ def evaluate(
         out: a folder.
         data_range: for PSNR and SSIM; None for that of all reference volumes together, so that the values of
             different volumes can be compared.
+        mask: masks of the same names (what is not 0 counts), or `BODY` for the body of each reference, see
+            `body.mask`: the measures within them are given beside those of the whole volumes.
         done: called for each predicted volume as it ends, with the reason when it failed.
 
     Returns:
@@ -50,6 +63,8 @@ def evaluate(
     if data_range is not None and not 0 < data_range < float("inf"):
         raise InputError(f"--data-range is {data_range:g}; it must be a positive number.")
     given = {"predicted": predicted, "reference": reference} | ({"source": source} if source else {})
+    compared = list(given)
+    given |= {"mask": mask} if mask and str(mask) != BODY else {}
     pairs = file_pairs.find({role: Path(path) for role, path in given.items()})
     out = make_folder(out)
     refuse_foreign(out / JSON, lambda path: states(path, "cyclescan_version", "definitions"), "result of `evaluate`")
@@ -71,28 +86,31 @@ def evaluate(
         if lacking := [role for role in given if name not in pairs[role]]:
             ended(name, InputError(f"There is no {' and no '.join(lacking)} volume of the same name."))
 
-    limits = {role: _Limits() for role in (given if source else ("reference",))}
+    limits = {role: _Limits() for role in (compared if source else ("reference",))}
     comparable = []
     for name in sorted(set(pairs["predicted"]) - set(failed)):
         try:
             file_pairs.check_grids({role: pairs[role][name] for role in given})
-            ranges = {role: _range_of(pairs[role][name]) for role in limits}
+            arrays = {role: volumes.read(pairs[role][name]).array for role in limits}
         except InputError as error:
             ended(name, error)
             continue
         comparable.append(name)
-        for role, found in ranges.items():
-            limits[role].include(*found)
+        for role, array in arrays.items():
+            limits[role].include(array)
 
     rows = []
     reach = data_range or (limits["reference"].width if comparable else 0.0)
+    if comparable:
+        _warn_of_range(limits["reference"], reach)
     for name in comparable:
         try:
             scans = {role: volumes.read(pairs[role][name]) for role in given}
+            within = _within(scans, bool(mask))
         except InputError as error:
             ended(name, error)
             continue
-        rows.append({"volume": name, **_compare(scans, reach, limits)})
+        rows.append({"volume": name, **_compare(scans, reach, limits, within)})
         ended(name)
     if not rows:
         name, reason = next(iter(failed.items()))
@@ -107,50 +125,91 @@ def evaluate(
 
 
 class _Limits:
-    """The smallest and largest voxel of a cohort."""
+    """The smallest and largest voxel of a cohort, and between which values 99.9 % of each volume's voxels lie."""
 
     def __init__(self) -> None:
         self.low, self.high = float("inf"), float("-inf")
+        self._robust = self.low, self.high
 
-    def include(self, low: float, high: float) -> None:
-        self.low, self.high = min(self.low, low), max(self.high, high)
+    def include(self, array: np.ndarray) -> None:
+        self.low, self.high = min(self.low, float(array.min())), max(self.high, float(array.max()))
+        low, high = metrics.robust_limits(array)
+        self._robust = min(self._robust[0], low), max(self._robust[1], high)
 
     @property
     def pair(self) -> tuple[float, float]:
         return self.low, self.high
 
     @property
+    def robust(self) -> tuple[float, float]:
+        """The range of 99.9 % of the voxels; of all where so many have one value."""
+        return self._robust if self._robust[0] < self._robust[1] else self.pair
+
+    @property
     def width(self) -> float:
         return self.high - self.low
 
 
-def _range_of(path: Path) -> tuple[float, float]:
-    array = volumes.read(path).array
-    return float(array.min()), float(array.max())
+def _warn_of_range(limits: _Limits, reach: float) -> None:
+    """Say so where a few voxels decide the data range."""
+    low, high = limits.robust
+    if high > low and reach > FAR * (high - low):
+        log.warning(
+            "The data range %.4g is %.3g times the range of 99.9 %% of the reference's voxels, %.4g to %.4g: a few "
+            "voxels decide PSNR and SSIM; psnr_p999 and ssim_p999 are of the latter range.",
+            reach, reach / (high - low), low, high,
+        )  # fmt: skip
 
 
-def _compare(scans: dict[str, Volume], reach: float, limits: dict[str, _Limits]) -> dict:
-    """The measures of one predicted volume and of its source."""
+def _within(scans: dict[str, Volume], masked: bool) -> np.ndarray | None:
+    """The voxels that count apart from all: those of the mask that was read, or the body of the reference."""
+    if not masked:
+        return None
+    if "mask" in scans:
+        return scans["mask"].array != 0
+    canonical, record = geometry.to_canonical(scans["reference"])
+    filled = fill.find(canonical.array)
+    inside = body.mask(canonical.array, filled.outside if filled else None)
+    return geometry.undo(Volume(inside, canonical.affine), record).array
+
+
+def _compare(scans: dict[str, Volume], reach: float, limits: dict[str, _Limits], within: np.ndarray | None) -> dict:
+    """The measures of one predicted volume and of its source, of the whole volume and `within` a mask."""
     arrays = {role: scan.array for role, scan in scans.items()}
-    target = limits["reference"].pair
-    row: dict = metrics.all_metrics(arrays["predicted"], arrays["reference"], reach, target)
+    reference, target = arrays["reference"], limits["reference"]
+
+    def measures(array: np.ndarray, where: np.ndarray | None = None) -> dict[str, float]:
+        usual = metrics.all_metrics(array, reference, reach, target.pair, where)
+        return usual | metrics.robust_metrics(array, reference, target.robust, where)
+
+    row: dict = measures(arrays["predicted"])
     if "source" in arrays:
         before, after = (histograms.count(arrays[role], limits[role].pair) for role in ("source", "predicted"))
         row["kl_source_predicted"] = histograms.kl_divergence(before, after)
-        row["source"] = metrics.all_metrics(arrays["source"], arrays["reference"], reach, target)
+        row["source"] = measures(arrays["source"])
+    if within is not None:
+        row["masked"] = measures(arrays["predicted"], within) | {"share": float(within.mean())}
+        if "source" in arrays:
+            row["source_masked"] = measures(arrays["source"], within)
     return row
 
 
 def _result(rows: list[dict], limits: dict[str, _Limits], reach: float, range_definition: str) -> dict:
     with_source = "source" in rows[0]
-    names = [*metrics.NAMES, *(["kl_source_predicted"] if with_source else [])]
-    mean, deviation = metrics.summarize(rows, names)
+    mean, deviation = metrics.summarize(rows, [*NAMES, *(["kl_source_predicted"] if with_source else [])])
     result: dict = {"mean": mean, "sd": deviation}
-    definitions = dict(metrics.DEFINITIONS)
+    definitions = metrics.DEFINITIONS | metrics.ROBUST_DEFINITIONS
     histogram = histograms.settings(limits["reference"].pair)
+    for part in PARTS:
+        if part in rows[0]:
+            mean, deviation = metrics.summarize([row[part] for row in rows], NAMES)
+            result[part] = {"mean": mean, "sd": deviation}
+    if "masked" in result:
+        definitions["masked"] = (
+            "the same measures over the voxels of the mask, whose share of the volume is `share`; ssim is the mean of "
+            "its map there; source_masked: of the source"
+        )
     if with_source:
-        mean, deviation = metrics.summarize([row["source"] for row in rows])
-        result["source"] = {"mean": mean, "sd": deviation}
         histogram |= {f"range_of_{role}": list(limits[role].pair) for role in ("source", "predicted")}
         definitions["kl_source_predicted"] = (
             "KL(source || predicted) in nats, the value of the CycleScan report; each histogram spans the range of all "
@@ -160,7 +219,7 @@ def _result(rows: list[dict], limits: dict[str, _Limits], reach: float, range_de
     return result | {
         "notice": "predicted volumes may be synthetic images, for research and training only, not for clinical use",
         "volumes": rows,
-        "data_range": {"value": reach, "definition": range_definition},
+        "data_range": {"value": reach, "definition": range_definition, "p999": list(limits["reference"].robust)},
         "histogram": histogram,
         "definitions": {**definitions, "sd": "sample standard deviation over volumes (n - 1); null for one volume"},
         "cyclescan_version": __version__,
@@ -172,13 +231,13 @@ def _write_csv(path: Path, rows: list[dict], result: dict) -> None:
 
     def flat(name: str, values: dict) -> dict:
         own = {key: value for key, value in values.items() if not isinstance(value, dict)}
-        of_source = {f"source_{key}": value for key, value in values.get("source", {}).items()}
-        return {**own, **of_source, "volume": name}
+        for part in PARTS:
+            own |= {f"{part}_{key}": value for key, value in values.get(part, {}).items()}
+        return {**own, "volume": name}
 
-    of_source = result.get("source", {})
     lines = [flat(row["volume"], row) for row in rows]
     for name in ("mean", "sd"):
-        lines.append(flat(name, {**result[name], "source": of_source.get(name, {})}))
+        lines.append(flat(name, result[name] | {part: result[part][name] for part in PARTS if part in result}))
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(lines[0]))
         writer.writeheader()
@@ -188,16 +247,21 @@ def _write_csv(path: Path, rows: list[dict], result: dict) -> None:
 def table(result: dict) -> str:
     """The result as a small table of text."""
     units = {"psnr": "PSNR dB", "mi": "MI nats", "kl_histogram": "KL nats"}
+    units |= {"psnr_p999": "PSNR 99.9", "ssim_p999": "SSIM 99.9"}
     width = max(len("volume"), *(len(row["volume"]) for row in result["volumes"]))
-    lines = [f"{'volume':{width}}" + "".join(f"{units.get(name, name.upper()):>11}" for name in metrics.NAMES)]
+    lines = [f"{'volume':{width}}" + "".join(f"{units.get(name, name.upper()):>11}" for name in NAMES)]
 
     def line(name: str, values: dict) -> str:
-        return f"{name:{width}}" + "".join(f"{values[key]:>11.4g}" for key in metrics.NAMES)
+        return f"{name:{width}}" + "".join(f"{values[key]:>11.4g}" for key in NAMES)
 
     lines += [line(row["volume"], row) for row in result["volumes"]]
     lines += ["", line("mean", result["mean"]), line("SD", result["sd"])]
+    if "masked" in result:
+        lines += [line("masked", result["masked"]["mean"]), "masked: the voxels of the mask alone, mean"]
     if "source" in result:
         lines += [line("source", result["source"]["mean"]), "source: the untranslated volumes, mean"]
         lines += [f"KL(source || predicted): {result['mean']['kl_source_predicted']:.4g} nats, mean"]
     lines.append(f"data range {result['data_range']['value']:g}: {result['data_range']['definition']}")
+    low, high = result["data_range"]["p999"]
+    lines.append(f"range of 99.9 % of the voxels {low:g} to {high:g}: of PSNR 99.9 and SSIM 99.9")
     return "\n".join(lines) + "\n"

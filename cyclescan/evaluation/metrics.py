@@ -16,6 +16,8 @@ from cyclescan.evaluation import histograms
 from cyclescan.preprocessing.information import MI_BINS, checked_pair, mi, nmi
 
 NAMES = ("mae", "psnr", "ssim", "ncc", "mi", "nmi", "kl_histogram")
+ROBUST_NAMES = ("psnr_p999", "ssim_p999")
+ROBUST_PERCENTILES = (0.05, 99.95)
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11  # voxels: the Gaussian cut at 3.5 sigma, as in Wang et al. 2004
 GRID_TOLERANCE = 0.05  # of the smallest voxel edge
@@ -32,6 +34,12 @@ DEFINITIONS = {
     "nmi": "normalised mutual information (H(A) + H(B)) / H(A, B) from the same bins, 1 to 2 (Studholme et al. 1999); "
     "higher is better",
     "kl_histogram": "KL(reference || predicted) of the two intensity histograms in nats; lower is better",
+}
+
+ROBUST_DEFINITIONS = {
+    "psnr_p999": "psnr with both volumes cut to the range of 99.9 % of each reference's voxels, all references "
+    "together, which is its data range: a hot voxel does not decide it; higher is better",
+    "ssim_p999": "ssim in the same way; higher is better, at most 1",
 }
 
 
@@ -52,26 +60,27 @@ def psnr(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> flo
         return float(measured.peak_signal_noise_ratio(reference, predicted, data_range=_range(data_range)))
 
 
-def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> float:
+def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float, within: np.ndarray | None = None) -> float:
     """Structural similarity with a 3-D Gaussian window (Wang et al. 2004), -1 to 1.
 
-    The mean is over the voxels whose whole window lies inside the volume. Where an axis is shorter than the 11 voxels
+    `within` a mask (bool), the mean is over its voxels, and windows are mirrored at the border of the volume. Else the
+    mean is over the voxels whose whole window lies inside the volume. Where an axis is shorter than the 11 voxels
     of the window, the margin left out of the mean shrinks, on every axis, to what the shortest axis allows, and the
     window is mirrored at the border.
     """
     predicted, reference = checked_pair(predicted, reference)
     shortest = min(reference.shape)
-    return float(
-        measured.structural_similarity(
-            reference,
-            predicted,
-            win_size=min(SSIM_WINDOW, shortest - 1 + shortest % 2),
-            data_range=_range(data_range),
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA,
-            use_sample_covariance=False,
-        )
+    mean, of_voxels = measured.structural_similarity(
+        reference,
+        predicted,
+        win_size=min(SSIM_WINDOW, shortest - 1 + shortest % 2),
+        data_range=_range(data_range),
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA,
+        use_sample_covariance=False,
+        full=True,
     )
+    return float(mean if within is None else of_voxels[within].mean())
 
 
 def ncc(predicted: np.ndarray, reference: np.ndarray) -> float:
@@ -88,6 +97,7 @@ def all_metrics(
     reference: np.ndarray,
     data_range: float,
     histogram_range: tuple[float, float] | None = None,
+    within: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Every measure of `NAMES`.
 
@@ -95,22 +105,52 @@ def all_metrics(
         predicted, reference: (depth, height, width).
         data_range: the largest possible difference of two intensities, for PSNR and SSIM; 2 on [-1, 1].
         histogram_range: intensities spanned by the histograms of `kl_histogram`; None for the reference's own range.
+        within: bool of the same shape, not empty, the voxels that count; None for all. SSIM is then the mean of its
+            map over them, whose windows reach beyond the mask.
 
     Raises:
         InputError: the shapes differ, a voxel is not finite, or the data range is not positive.
     """
     predicted, reference = checked_pair(predicted, reference)
     limits = histogram_range or (float(reference.min()), float(reference.max()))
-    true, made = (histograms.count(array, limits) for array in (reference, predicted))
+    a, b = _of_voxels(predicted, within), _of_voxels(reference, within)
+    true, made = (histograms.count(array, limits) for array in (b, a))
     return {
-        "mae": mae(predicted, reference),
-        "psnr": psnr(predicted, reference, data_range),
-        "ssim": ssim(predicted, reference, data_range),
-        "ncc": ncc(predicted, reference),
-        "mi": mi(predicted, reference),
-        "nmi": nmi(predicted, reference),
+        "mae": mae(a, b),
+        "psnr": psnr(a, b, data_range),
+        "ssim": ssim(predicted, reference, data_range, within),
+        "ncc": ncc(a, b),
+        "mi": mi(a, b),
+        "nmi": nmi(a, b),
         "kl_histogram": histograms.kl_divergence(true, made),
     }
+
+
+def robust_metrics(
+    predicted: np.ndarray, reference: np.ndarray, limits: tuple[float, float], within: np.ndarray | None = None
+) -> dict[str, float]:
+    """`ROBUST_NAMES`: PSNR and SSIM of both volumes cut to `limits`, whose difference is the data range.
+
+    Args:
+        predicted, reference: (depth, height, width).
+        limits: as from `robust_limits`.
+        within: bool of the same shape, the voxels that count; None for all.
+    """
+    predicted, reference = (np.clip(array, *limits) for array in checked_pair(predicted, reference))
+    width = limits[1] - limits[0]
+    values = _of_voxels(predicted, within), _of_voxels(reference, within)
+    return {"psnr_p999": psnr(*values, width), "ssim_p999": ssim(predicted, reference, width, within)}
+
+
+def robust_limits(reference: np.ndarray) -> tuple[float, float]:
+    """Between which intensities 99.9 % of the voxels of a volume lie: a hot voxel does not move them."""
+    low, high = np.percentile(reference, ROBUST_PERCENTILES)
+    return float(low), float(high)
+
+
+def _of_voxels(array: np.ndarray, within: np.ndarray | None) -> np.ndarray:
+    """The voxels of a mask as a volume of one column, for measures that look at no neighbours."""
+    return array if within is None else array[within][:, None, None]
 
 
 def summarize(rows: Iterable[dict], names: Sequence[str] = NAMES) -> tuple[dict[str, float], dict[str, float]]:
