@@ -31,15 +31,10 @@ _PUBLIC = {
     "fit": "cyclescan.training.trainer",
     "Translator": "cyclescan.inference.translator",
 }
-# modules that scripts know under the names of earlier versions
-_MOVED = {"volume": "cyclescan.scans.volume", "presets": "cyclescan.config.presets"}
-
 __all__ = ["NOTICE", "Config", "Translator", "Volume", "__version__", "fit", "preset", "read", "write"]
 
 
 def __getattr__(name: str):
-    if name in _MOVED:
-        return importlib.import_module(_MOVED[name])
     if name in _PUBLIC:
         module = importlib.import_module(_PUBLIC[name])
         return module.train if name == "fit" else getattr(module, name)
