@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,13 +26,22 @@ def run(
     """Parse `arguments`, call `action` and return the exit code.
 
     `action` returns None or 0 when all is done and 1 when some items of a batch failed. An `InputError` becomes
-    one sentence on stderr and exit code 2; any other exception is a defect and is not caught.
+    one sentence on stderr and exit code 2; any other exception is a defect and is not caught. The
+    environment variable CYCLESCAN_LOG=debug adds what our own modules log at debug level.
     """
     parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
     add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    for name, value in vars(parsed).items():
+        # an empty path would be the working folder, and a variable of a script that is not set makes one
+        if "" in (value if isinstance(value, list) else [value]) and value != parser.get_default(name):
+            sys.stderr.write(f"error: The argument {name} is empty; give it a value or leave it away.\n")
+            return WRONG_INPUT
     quieten_tensorflow()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if os.environ.get("CYCLESCAN_LOG", "").lower() == "debug":  # adds the traceback of an item that failed in a batch
+        for ours in ("cyclescan", "data_prep"):
+            logging.getLogger(ours).setLevel(logging.DEBUG)
     for chatty in ("absl", "tensorflow", "apache_beam", "nibabel"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import __version__
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
 from cyclescan.evaluation import file_pairs, histograms, metrics
 from cyclescan.preprocessing import body, fill, geometry
@@ -92,8 +92,8 @@ def evaluate(
         try:
             file_pairs.check_grids({role: pairs[role][name] for role in given})
             arrays = {role: volumes.read(pairs[role][name]).array for role in limits}
-        except InputError as error:
-            ended(name, error)
+        except Exception as error:  # of whatever class: the others are compared
+            ended(name, of_item(error, pairs["predicted"][name]))
             continue
         comparable.append(name)
         for role, array in arrays.items():
@@ -107,10 +107,10 @@ def evaluate(
         try:
             scans = {role: volumes.read(pairs[role][name]) for role in given}
             within = _within(scans, bool(mask))
-        except InputError as error:
-            ended(name, error)
+            rows.append({"volume": name, **_compare(scans, reach, limits, within)})
+        except Exception as error:  # as above
+            ended(name, of_item(error, pairs["predicted"][name]))
             continue
-        rows.append({"volume": name, **_compare(scans, reach, limits, within)})
         ended(name)
     if not rows:
         name, reason = next(iter(failed.items()))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import NOTICE, __version__
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import sha256, write_json
 from cyclescan.inference.jobs import Job, check_output, doubt_of, path_of, sidecar_of
 from cyclescan.inference.translator import Origin, Progress, Translator
@@ -124,7 +124,9 @@ def translate_files(
 
     def written(writing: tuple[Path | Series, Future] | None) -> None:
         if writing:
-            ended(writing[0], _error_of(writing[1]))
+            scan, task = writing
+            error = task.exception()
+            ended(scan, of_item(error, path_of(scan)) if error else None)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing = None
@@ -134,8 +136,8 @@ def translate_files(
                 prepared = reading.result()
                 _warn(scan, prepared.findings)
                 translated = _translate(translator, prepared.array)
-            except InputError as error:
-                ended(scan, error)
+            except Exception as error:  # of whatever class: the others are done
+                ended(scan, of_item(error, path_of(scan)))
                 continue
             written(writing)
             writing = scan, writer.submit(_write, translator, job, options, prepared, translated)
@@ -155,14 +157,6 @@ def _one_ahead(
         ahead = reading
     if ahead:
         yield ahead
-
-
-def _error_of(future: Future) -> InputError | None:
-    try:
-        future.result()
-    except InputError as error:
-        return error
-    return None
 
 
 def _read(translator: Translator, scan: Path | Series, options: TranslateOptions) -> _Prepared:

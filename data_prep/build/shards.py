@@ -13,7 +13,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from cyclescan import records
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import sha256
 from cyclescan.preprocessing import Options, body, geometry, guard, prepare
 from data_prep import graph, pseudonyms, scans, splits, workspace
@@ -149,15 +149,16 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
                     raw = dataclasses.replace(raw, meta=raw.meta | {"side": source.side})
                 content = pseudonyms.content(task.content_key, geometry.to_canonical(raw)[0].array)
                 scan, steps = prepare(raw, task.scaling, task.spacing_mm, task.shape, task.options)
-            except InputError as error:
-                facts["failed"].append((source.path, str(error)))
-            else:
                 (limits,) = (r for r in steps if r["step"] == "intensity")
                 about: dict[str, Any] = {"scan": source.scan, "subject": source.identity, "content": content}
                 about |= {"low": limits["low"], "high": limits["high"], "measures": guard.measure(raw, steps)}
-                facts["scans"].append(about)
                 names = (task.domain, task.domain_name, source.identity)
-                yield records.Record(scan.array, scan.affine, *names, steps, mask=body.mask(scan.array))
+                record = records.Record(scan.array, scan.affine, *names, steps, mask=body.mask(scan.array))
+            except Exception as error:  # of whatever class: the others are written
+                facts["failed"].append((source.path, str(of_item(error, source.path))))
+            else:
+                facts["scans"].append(about)
+                yield record
             with open(shard.with_name(graph.COUNTER), "ab") as stream:
                 stream.write(b".")
 

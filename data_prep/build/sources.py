@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from cyclescan.common.command import progress
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.preprocessing import geometry
 from cyclescan.scans.dicom.series import Series
 from data_prep import pseudonyms, scans
@@ -64,9 +64,9 @@ def read_headers(
                 wanted = index if index is not None and scans.count(scan) > 1 else None
                 grid = geometry.canonical_grid(*scans.read_header(scan, wanted))
                 doubt = scans.doubt_of_place(scan)
-            except InputError as error:
-                failed.append(failure(names[domain], identity, scan, str(error)))
-                last = str(error)
+            except Exception as error:  # of whatever class: the others are read
+                last = str(of_item(error, path))
+                failed.append(failure(names[domain], identity, scan, last))
             else:
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
