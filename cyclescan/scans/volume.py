@@ -41,10 +41,13 @@ SIDES = ("left", "right")
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
 MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, NIfTI's codes of units; all else is taken for mm
+UNITS = {1: "metres", 3: "micrometres"}
+LEAST_MM, LARGEST_MM = 0.01, 100.0  # a voxel of other sizes makes one doubt that a header means its unit
 DOUBT, DOUBT_MAP = "_doubt", "doubt"  # ends the name of a map of doubt, without its suffix; stands in its header
 IN_DOUBT = 0.5  # voxels between sform and qform from which on the user is told
 FORM_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")  # of a header, without unit
 FORM_FIELDS_MM = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+BLOCK = 2**22  # bytes that are read at once
 DEFLATE_RATIO = 1032  # no deflate stream holds more bytes for each of its own (RFC 1951: 258 bytes in 2 bits)
 DAMAGED: Any = (
     OSError,
@@ -209,7 +212,9 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
                 array = np.asarray(image.dataobj[(..., index, *rest)], np.float32)
             else:
                 array = np.asarray(image.dataobj, np.float32)
-                image.dataobj.file_like.read(1)  # type: ignore[attr-defined]  # the end of a gzip stream, where its checksum is compared
+            # to the end of a gzip stream, where its checksum is compared: of a 4-D file other volumes lie between
+            while image.dataobj.file_like.read(BLOCK):  # type: ignore[attr-defined]
+                pass
         except DAMAGED as error:
             raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
     array = array.reshape(shape[:3])
@@ -287,6 +292,12 @@ def _millimetres(image: nib.Nifti1Image) -> float:
 def _doubt_of_place(image: nib.Nifti1Image) -> str | None:
     """See `Placement.doubt`."""
     header = image.header
+    unit, spacing_mm = int(header["xyzt_units"]) & 7, np.asarray(image.header.get_zooms()[:3]) * _millimetres(image)
+    if unit in UNITS and not (LEAST_MM <= spacing_mm.min() and spacing_mm.max() <= LARGEST_MM):
+        return (
+            f"says that its lengths are in {UNITS[unit]}, which makes voxels of {_numbers(spacing_mm)} mm; if "
+            "millimetres are meant, its xyzt_units must be 2"
+        )
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if not sform_code and not qform_code:
         return (
@@ -350,10 +361,13 @@ def _image(path: Path, stream: Any) -> nib.Nifti1Image:
     try:
         for kind in (nib.Nifti1Image, nib.Nifti2Image):
             if kind.header_class.may_contain_header(head):
+                _check_scale(path, kind.header_class(head[: kind.header_class.sizeof_hdr], check=False))
                 image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)})
                 break
         else:
             raise nib.filebasedimages.ImageFileError("its first bytes are not those of a NIfTI header")
+    except InputError:
+        raise
     except DAMAGED as error:
         raise InputError(f"{path} is not a NIfTI file ({error}).") from error
     dtype = image.get_data_dtype()
@@ -363,10 +377,8 @@ def _image(path: Path, stream: Any) -> nib.Nifti1Image:
     raw = image.header_class(head[: image.header.sizeof_hdr], check=False)
     zooms = np.asarray(raw["pixdim"][1:4], np.float64)
     if not (np.isfinite(zooms) & (zooms > 0)).all():
-        raise InputError(f"{path} has the spacing {_numbers(zooms)} mm; every value must be positive.")
-    scale = [float(raw[key]) for key in ("scl_slope", "scl_inter")]
-    if np.isinf(scale).any():
-        raise InputError(f"{path} has the slope {scale[0]:g} and the intercept {scale[1]:g}; both must be finite.")
+        unit = UNITS.get(int(raw["xyzt_units"]) & 7, "mm")
+        raise InputError(f"{path} has the spacing {_numbers(zooms)} {unit}; every value must be positive.")
     affine = np.asarray(image.affine, np.float64)
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.zeros(3)
     if lengths.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-4 * lengths.prod():
@@ -375,6 +387,15 @@ def _image(path: Path, stream: Any) -> nib.Nifti1Image:
             "its three axes must be independent and finite."
         )
     return image
+
+
+def _check_scale(path: Path, header: nib.Nifti1Header) -> None:
+    slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
+    in_use = np.isfinite(slope) and slope != 0  # else voxels are as they are stored (NIfTI-1, "data scaling")
+    if np.isinf(slope) or np.isinf(intercept) or (in_use and np.isnan(intercept)):
+        raise InputError(
+            f"{path} has the slope {slope:g} and the intercept {intercept:g}; both must be finite numbers."
+        )
 
 
 def _check_size(path: Path, image: nib.Nifti1Image, size: int, compressed: bool) -> None:

@@ -73,6 +73,9 @@ class ModelClient:
         timeout_s: the longest wait for an answer.
     """
 
+    protocol: str  # what it speaks, and what to do about a port that speaks something else
+    other_port: str
+
     def __init__(self, address: str, model: str, version: int | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.address = address
         self.model = model
@@ -130,6 +133,7 @@ class ModelClient:
         version = "" if self.version is None else f" in version {self.version}"
         said = " ".join(failure.detail.split()) or failure.code
         return {
+            "PROTOCOL": f"What answers at {self.address} does not speak {self.protocol}; {self.other_port}.",
             "UNAVAILABLE": f"No server answers at {self.address} ({said}).",
             "NOT_FOUND": f"The server {self.address} has no model {self.model}{version}; it says: {said}",
             "INVALID_ARGUMENT": f"The server {self.address} refuses the request; it says: {said}",
@@ -143,6 +147,9 @@ class ModelClient:
 
 class GrpcClient(ModelClient):
     """Over gRPC: the bytes of the voxels, up to 2 GiB a message (gRPC's own default is 4 MiB)."""
+
+    protocol = "gRPC"
+    other_port = "give the server's port of gRPC (8500 unless it was told another), or add --rest"
 
     def __init__(self, address: str, model: str, version: int | None = None, timeout_s: float = TIMEOUT_S) -> None:
         import grpc
@@ -182,7 +189,9 @@ class GrpcClient(ModelClient):
         try:
             return method(request, timeout=self.timeout_s)
         except grpc.RpcError as error:
-            raise ServerError(error.code().name, _said(error.details())) from error
+            # what gRPC says of an HTTP server; it has no code for it
+            code = "PROTOCOL" if "HTTP/2" in (error.details() or "") else error.code().name
+            raise ServerError(code, _said(error.details())) from error
 
 
 class RestClient(ModelClient):
@@ -190,6 +199,9 @@ class RestClient(ModelClient):
 
     Bodies are not compressed: TensorFlow Serving unpacks at most 100 MB.
     """
+
+    protocol = "HTTP"
+    other_port = "give the server's port of REST (8501 unless it was told another), or leave --rest away"
 
     def _predict(self, signature, inputs):
         lists = {name: array.tolist() for name, array in inputs.items()}
@@ -238,6 +250,9 @@ class RestClient(ModelClient):
             raise ServerError("DEADLINE_EXCEEDED", str(error)) from error
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
+            # an answer, but none of HTTP; a server that hangs up says nothing
+            if isinstance(reason, http.client.BadStatusLine) and not isinstance(reason, ConnectionError):
+                raise ServerError("PROTOCOL", "") from error
             code = "DEADLINE_EXCEEDED" if isinstance(reason, TimeoutError) else "UNAVAILABLE"
             raise ServerError(code, str(reason) or type(reason).__name__) from error
         except ValueError as error:

@@ -155,6 +155,57 @@ def test_other_units_become_millimetres(tmp_path):
         assert volume.read_header(tmp_path / f"{unit}.nii")[1][2, 2] == pytest.approx(4 * factor)
 
 
+@pytest.mark.parametrize(("unit", "size"), [("micron", 0.7), ("meter", 1.4)])
+def test_millimetres_that_are_called_something_else_are_said(tmp_path, unit, size):
+    image = nib.Nifti1Image(voxels(), np.diag([size, size, size, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    word = {"micron": "micrometres, which makes voxels of 0.0007 x", "meter": "metres, which makes voxels of 1400 x"}
+    assert f"says that its lengths are in {word[unit]}" in volume.placement(tmp_path / "scan.nii").doubt
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "scan.nii")
+    assert volume.placement(tmp_path / "scan.nii").doubt is None
+
+
+def test_a_spacing_is_said_in_the_units_of_the_header(tmp_path):
+    image = nib.Nifti1Image(voxels(), np.diag([900.0, 900, 900, 1]))
+    image.header.set_xyzt_units("micron")
+    data = bytearray(image.to_bytes())
+    data[80:84] = np.float32(-900).tobytes()  # pixdim[1]
+    (tmp_path / "scan.nii").write_bytes(data)
+    with pytest.raises(InputError, match="has the spacing -900 x 900 x 900 micrometres; every value must be positive"):
+        volume.read(tmp_path / "scan.nii")
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(3.0, np.nan), (0.5, -np.inf), (np.inf, 0.0)])
+def test_an_intercept_that_is_no_number_is_said(tmp_path, slope, intercept):
+    data = bytearray(nib.Nifti1Image(voxels(), AFFINE).to_bytes())
+    data[112:120] = np.float32([slope, intercept]).tobytes()
+    (tmp_path / "scan.nii").write_bytes(data)
+    sentence = f"scan.nii has the slope {slope:g} and the intercept {intercept:g}; both must be finite"
+    with pytest.raises(InputError, match=sentence):
+        volume.read(tmp_path / "scan.nii")
+
+
+def test_an_intercept_without_a_slope_means_nothing(tmp_path):
+    data = bytearray(nib.Nifti1Image(voxels(), AFFINE).to_bytes())
+    data[112:120] = np.float32([np.nan, np.nan]).tobytes()
+    (tmp_path / "scan.nii").write_bytes(data)
+    np.testing.assert_array_equal(volume.read(tmp_path / "scan.nii").array, voxels())
+
+
+def test_damage_anywhere_in_a_compressed_series_is_found(tmp_path):
+    """One byte changed before, in and behind the volume that is read: the checksum at the end tells."""
+    path = save(tmp_path / "scan.nii.gz", np.stack([voxels(seed) for seed in range(5)], -1))
+    data = path.read_bytes()
+    for place in np.linspace(400, len(data) - 5, 23).astype(int):
+        changed = bytearray(data)
+        changed[place] ^= 0x24
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=r"scan.nii.gz is (truncated|not a NIfTI)"):
+            volume.read(path, 2)
+
+
 def test_axes_of_length_one_behind_a_series(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 4, 5, 6, 1)).astype(np.float32)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "five.nii.gz")
