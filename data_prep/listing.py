@@ -70,7 +70,7 @@ def _numbered(subjects: Sequence[str]) -> list[str]:
 def _of_series(each: series.Series) -> tuple[str, ...]:
     facts = each.facts
     words = tuple(facts.get(name, "") for name in ("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName"))
-    note = each.problem or ("localizer" if each.is_localizer else "")
+    note = each.problem or ("localizer" if each.is_localizer else each.note or "")
     grid: tuple[str, ...] = ("", "", "", "")
     if not each.problem:
         grid = _grid(each.shape, each.affine)

@@ -6,6 +6,7 @@ Nothing is inferred from the order in which files or frames are stored, nor from
 from __future__ import annotations
 
 import collections
+import logging
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from cyclescan.scans.dicom import pixels
 from cyclescan.scans.dicom.series import Series
 from cyclescan.scans.dicom.tags import lenient, opened, text_of
 from cyclescan.scans.volume import Volume, checked, spacing_of
+
+log = logging.getLogger(__name__)
 
 SAME_PLACE = 0.02  # voxels; NIfTI's float32 is far finer
 
@@ -29,6 +32,8 @@ def read(series: Series) -> Volume:
             and what `cyclescan.scans.volume.checked` refuses.
     """
     grid = series.affine
+    if series.note:
+        log.warning("warning: %s", series.note)
     columns, rows, count = series.shape
     mappings = series.mappings
     places: dict[str, dict[int, int]] = collections.defaultdict(dict)

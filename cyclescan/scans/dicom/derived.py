@@ -1,7 +1,8 @@
 """Writing a translated volume as a new DICOM series on the geometry of its source.
 
 Each slice of the source gets one file: an MR Image, or a CT Image where the intensities are Hounsfield units (PS3.3
-A.4, A.3). Nothing is copied but what is named here, so that nothing identifies a patient unless it is asked for.
+A.4, A.3). Nothing is copied but what is named here, in sequences too, so that nothing identifies a patient unless it is
+asked for; and of that only what is valid for its kind, in letters that are known: a value that is damaged is left out.
 Synthetic Data (0008,001C) says YES; the derivation, the source images and the contributing equipment are stated
 (PS3.3 C.12.1.1, C.7.6.1, C.12.1.1.5).
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 import math
 import os
 import re
 import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +29,13 @@ from cyclescan.common.files import replacing
 from cyclescan.scans.dicom.convert import order_of
 from cyclescan.scans.dicom.headers import Slice
 from cyclescan.scans.dicom.series import Series
-from cyclescan.scans.dicom.tags import lenient, read_value
+from cyclescan.scans.dicom.tags import is_legible, items_of, lenient, opened, read_value, text_of
 from cyclescan.scans.volume import Volume
 
 if TYPE_CHECKING:
     import pydicom
+
+log = logging.getLogger(__name__)
 
 # what the source says about where and how the patient lay; it identifies nobody
 COPIED = (
@@ -66,6 +71,15 @@ MORE_IDENTITY = (
     "StudyDescription",
     "InstitutionName",
 )
+# of a copied sequence only these, and only codes of public schemes (PS3.16 8-1): a code of one's own may say anything
+IN_SEQUENCES = {
+    "AnatomicRegionSequence": ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning",
+                               "AnatomicRegionModifierSequence"),
+    "AnatomicRegionModifierSequence": ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
+}  # fmt: skip
+SCHEMES = ("SCT", "SRT", "SNM3", "99SDM", "DCM", "FMA", "RADLEX", "UBERON")
+UID = re.compile(r"[0-2]\.[0-9.]{1,62}")  # lenient: a component may begin with 0, as some scanners write it
+EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength")  # the scanner, without its place or name
 SERIES_NUMBER = 1000  # added to the source's
 LARGEST = 2**15 - 1
 DIGITS = 6  # of the slope: a decimal string has at most 16 letters
@@ -103,7 +117,7 @@ def write(series: Series, volume: Volume, folder: str | os.PathLike, derivation:
         derivation: see there.
 
     Raises:
-        InputError: the folder cannot be written or holds something else, or the source's files have gone.
+        InputError: the folder cannot be written or holds something else, or the source has gone or is damaged.
     """
     import pydicom
 
@@ -113,10 +127,12 @@ def write(series: Series, volume: Volume, folder: str | os.PathLike, derivation:
     slope, stored = _quantised(array, derivation.hounsfield)
     with lenient(), replacing(folder) as temporary:
         temporary.mkdir()
-        source, opened = None, None
+        source, read = None, None
         for number, each in enumerate(series.slices, 1):
-            if each.path != opened:  # a multi-frame file holds all slices
-                source, opened = _read(each.path), each.path
+            if each.path != read:  # a multi-frame file holds all slices
+                source, read = _read(each.path), each.path
+                if number == 1 and derivation.keep_identity:
+                    _say_what_is_lost(source, each.path)
             dataset = _common(series, source, derivation)
             _describe(dataset, series, each, number, derivation)
             _pixels(dataset, stored[:, :, number - 1].T, slope, derivation)
@@ -153,12 +169,9 @@ def _quantised(array: np.ndarray, hounsfield: bool) -> tuple[str, np.ndarray]:
 
 
 def _read(path: str) -> pydicom.Dataset:
-    import pydicom
-
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    """What may be copied from a source, and nothing else of its header."""
+    with opened(path, (*COPIED, *IDENTITY, *MORE_IDENTITY, *EQUIPMENT)) as file:
+        return file.dataset
 
 
 def _uid(*parts: object) -> str:
@@ -180,20 +193,21 @@ def _common(series: Series, source: pydicom.Dataset, derivation: Derivation) -> 
     dataset.Modality = "CT" if derivation.hounsfield else "MR"
     dataset.SyntheticData = "YES"
     for keyword in IDENTITY:
-        setattr(dataset, keyword, source.get(keyword, "") or "" if derivation.keep_identity else "")
+        setattr(dataset, keyword, "")
     if derivation.keep_identity:
-        _copy(source, dataset, MORE_IDENTITY)
+        _copy(source, dataset, (*IDENTITY, *MORE_IDENTITY))
     else:
         dataset.PatientIdentityRemoved = "YES"
         dataset.DeidentificationMethod = "cyclescan: nothing copied but geometry and references by UID"
     dataset.PositionReferenceIndicator = ""
     _copy(source, dataset, COPIED)
-    dataset.StudyInstanceUID = series.study_uid or _uid("study", series.uid)
+    study = series.study_uid if UID.fullmatch(series.study_uid) else ""
+    dataset.StudyInstanceUID = study or _uid("study", series.study_uid, series.uid)
     dataset.SeriesInstanceUID = _uid("series", series.uid, series.slices[0].sop_uid, derivation)
     if "FrameOfReferenceUID" not in dataset:
         dataset.FrameOfReferenceUID = _uid("frame", series.uid)
     number = series.facts.get("SeriesNumber", "")
-    dataset.SeriesNumber = SERIES_NUMBER + (int(number) if number.isdigit() else 0)
+    dataset.SeriesNumber = SERIES_NUMBER + (int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 0)
     dataset.SeriesDescription = f"synthetic {derivation.target} (cyclescan)"[:64]
     dataset.Manufacturer, dataset.ManufacturerModelName = "cyclescan", "cyclescan"
     dataset.SoftwareVersions = __version__
@@ -201,10 +215,78 @@ def _common(series: Series, source: pydicom.Dataset, derivation: Derivation) -> 
     return dataset
 
 
-def _copy(source: pydicom.Dataset, target: pydicom.Dataset, keywords: tuple[str, ...]) -> None:
+def _copy(source: pydicom.Dataset, target: pydicom.Dataset, keywords: Iterable[str]) -> None:
+    """Copy what is there, valid and legible; what is not is left out, for it must not end a translation."""
     for keyword in keywords:
-        if keyword in source and source[keyword].value not in (None, ""):
-            setattr(target, keyword, source[keyword].value)
+        value = _items_of(source, keyword) if keyword in IN_SEQUENCES else _valid(source, keyword)
+        if value:
+            setattr(target, keyword, value)
+
+
+def _say_what_is_lost(source: pydicom.Dataset, path: str) -> None:
+    lost = [k for k in (*IDENTITY, *MORE_IDENTITY) if text_of(source, k) and _valid(source, k) is None]
+    if lost:
+        log.warning(
+            "warning: %s: %s cannot be kept: what stands there is not valid, or in letters of a character set that is "
+            "not stated.",
+            path,
+            ", ".join(lost),
+        )
+
+
+def _items_of(source: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
+    """The items of a sequence with what may stand in them; those without a code of a public scheme are left out."""
+    from pydicom.dataset import Dataset
+
+    kept = []
+    for item in items_of(source, keyword):
+        copy = Dataset()
+        # an item inherits the character set of what it stands in
+        item.SpecificCharacterSet = item.get("SpecificCharacterSet") or source.get("SpecificCharacterSet")
+        _copy(item, copy, IN_SEQUENCES[keyword])
+        if copy.get("CodingSchemeDesignator") in SCHEMES and "CodeValue" in copy and "CodeMeaning" in copy:
+            kept.append(copy)
+    return kept
+
+
+def _valid(source: pydicom.Dataset, keyword: str) -> object:
+    """A value that its value representation allows, as it is written; None where there is none."""
+    from pydicom.datadict import dictionary_VM, dictionary_VR
+
+    try:
+        value = source.get(keyword)
+    except Exception:  # pydicom raises whatever its parsing of damaged bytes ran into
+        return None
+    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if several and dictionary_VM(keyword) == "1":
+        return None
+    kind = dictionary_VR(keyword)
+    parts = [_valid_part(source, kind, part) for part in (value if several else [value])]
+    if not parts or None in parts:
+        return None
+    return parts if several else parts[0]
+
+
+def _valid_part(source: pydicom.Dataset, kind: str, value: object) -> object:
+    from pydicom import config
+    from pydicom.valuerep import DSfloat, validate_value
+
+    text = str(value).strip() if value is not None else ""
+    if not text or not is_legible(source, text):
+        return None
+    if kind == "UI":
+        return text if UID.fullmatch(text) else None
+    if kind == "DS":
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return DSfloat(number, auto_format=True) if math.isfinite(number) else None
+    try:
+        validate_value(kind, text, config.RAISE)
+    except ValueError:
+        return None
+    return text
 
 
 def _code(value: str, meaning: str) -> list[pydicom.Dataset]:
@@ -222,8 +304,8 @@ def _equipment(source: pydicom.Dataset) -> pydicom.Dataset:
 
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = _code("109101", "Acquisition Equipment")
-    item.Manufacturer = str(source.get("Manufacturer", "") or "unknown")
-    _copy(source, item, ("ManufacturerModelName", "MagneticFieldStrength"))
+    item.Manufacturer = "unknown"
+    _copy(source, item, EQUIPMENT)
     return item
 
 
@@ -258,7 +340,7 @@ def _describe(dataset, series: Series, each: Slice, number: int, derivation: Der
         source.ReferencedFrameNumber = each.frame
     source.SpatialLocationsPreserved = "YES"
     source.PurposeOfReferenceCodeSequence = _code("121322", "Source image for image processing operation")
-    if each.sop_uid:
+    if UID.fullmatch(each.sop_uid) and UID.fullmatch(each.sop_class):
         dataset.SourceImageSequence = [source]
 
     def decimal(values) -> list[DSfloat]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,18 @@ import numpy as np
 from cyclescan.common.errors import InputError
 from cyclescan.scans import acquisition
 from cyclescan.scans.dicom import pixels, values
-from cyclescan.scans.dicom.tags import Opened, legible, lenient, number_of, opened, shown, text_of, whole_of
+from cyclescan.scans.dicom.tags import (
+    Opened,
+    first_of,
+    items_of,
+    legible,
+    lenient,
+    number_of,
+    opened,
+    shown,
+    text_of,
+    whole_of,
+)
 from cyclescan.scans.dicom.values import Mapping
 
 if TYPE_CHECKING:
@@ -159,12 +169,12 @@ def _frames(path: str, file: Opened, count: int) -> list[dict]:
             raise InputError(f"{path} is a multi-frame image that does not say where its frames lie.")
         places = (dataset, dataset, dataset)
         return [{"size": size, "facts": facts, **_plane(path, *places), **_mappings(path, file, [dataset])}]
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    shared = first_of(dataset, "SharedFunctionalGroupsSequence")
     frames = []
-    for number, own in enumerate(_items(dataset, "PerFrameFunctionalGroupsSequence"), 1):
+    for number, own in enumerate(items_of(dataset, "PerFrameFunctionalGroupsSequence"), 1):
 
         def group(name: str, own=own):
-            return _first(own, name) or _first(shared, name)
+            return first_of(own, name) or first_of(shared, name)
 
         geometry = _plane(
             path, group("PlaneOrientationSequence"), group("PlanePositionSequence"), group("PixelMeasuresSequence")
@@ -180,7 +190,7 @@ def _frames(path: str, file: Opened, count: int) -> list[dict]:
         }
         merged = dict(facts) | {name: text for name, text in stated.items() if text}
         transform = "PixelValueTransformationSequence"
-        mappings = _mappings(path, file, [_first(own, transform), own, _first(shared, transform), shared, dataset])
+        mappings = _mappings(path, file, [first_of(own, transform), own, first_of(shared, transform), shared, dataset])
         frames.append({"frame": number, "size": size, "facts": tuple(merged.items()), **geometry, **mappings})
     if len(frames) != count:
         raise InputError(f"{path} claims {count} frames and describes {len(frames)}.")
@@ -193,18 +203,6 @@ def _mappings(path: str, file: Opened, places: list[pydicom.Dataset | None]) -> 
         "modality": values.modality(path, places, signed, file.little),
         "real_world": values.real_world(path, places, signed),
     }
-
-
-def _items(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom.Dataset]:
-    """The items of a sequence; none where it is absent, or something else under a damaged tag."""
-    import pydicom
-
-    items = dataset.get(sequence) if dataset is not None else None
-    return items if isinstance(items, pydicom.Sequence) else ()
-
-
-def _first(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
-    return next(iter(_items(dataset, sequence)), None)
 
 
 def _plane(path: str, orientation, position, measures) -> dict:

@@ -42,9 +42,11 @@ def split(text: str | os.PathLike) -> tuple[Path, tuple[Rule, ...]]:
     """Divide `PATH#RULES` into the path and its rules; a path that exists as it stands has none.
 
     Raises:
-        InputError: a rule is not understood, or its keyword is not of the DICOM dictionary.
+        InputError: there is nothing, a rule is not understood, or its keyword is not of the DICOM dictionary.
     """
     text = os.fspath(text)
+    if not text:
+        raise InputError("The path is empty; a file or a folder is needed.")
     if "#" not in text or os.path.exists(text):
         return Path(text), ()
     cuts = [i for i, letter in enumerate(text) if letter == "#"]

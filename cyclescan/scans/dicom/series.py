@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan.common.command import progress
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import walk
 from cyclescan.scans import acquisition
 from cyclescan.scans.dicom import pixels, values
@@ -195,8 +195,8 @@ def _all_slices(files: Sequence[str]) -> Iterator[tuple[Key | None, Slice]]:
     for file in progress(files, desc="DICOM headers", unit="file", leave=False):
         try:
             yield from read_slices(file)
-        except InputError as error:
-            yield None, Slice(file, problem=str(error))
+        except Exception as error:  # of whatever class: the other files are read
+            yield None, Slice(file, problem=str(of_item(error, file)))
 
 
 def assemble(slices: Iterable[tuple[Key | None, Slice]]) -> list[Series]:

@@ -27,7 +27,6 @@ MAGIC = b"DICM"
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"  # transfer syntaxes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _LARGEST_INFLATED = 2**33  # bytes; a volume of the most voxels that are allowed, as 32 bits each
-_KNOWN_LETTERS = re.compile(r"(ISO_IR (?!6$)\d+|ISO 2022 IR \d+|GB18030|GBK|ISO 2022 GBK|ISO 2022 58)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,13 +182,33 @@ def text_of(dataset: pydicom.Dataset | None, name: str) -> str:
     return "\\".join(str(v) for v in value)
 
 
-def islegible(dataset: pydicom.Dataset, text: str) -> bool:
+def is_legible(dataset: pydicom.Dataset, text: str) -> bool:
     """Whether it is known which letters a text of this dataset has: all ASCII, or of a character set that it states."""
-    stated = text_of(dataset, "SpecificCharacterSet").split("\\")
-    known = any(_KNOWN_LETTERS.match(name.strip()) for name in stated)
-    return text.isascii() or (known and "\ufffd" not in text)
+    if text.isascii():
+        return True
+    from pydicom.charset import default_encoding, python_encoding
+
+    stated = (name.strip() for name in text_of(dataset, "SpecificCharacterSet").split("\\"))
+    # some write "ISO IR 100" or "ISO-IR 100", which is as clear
+    encodings = {
+        python_encoding.get(name) or python_encoding.get(re.sub(r"^ISO.IR ", "ISO_IR ", name)) for name in stated
+    }
+    return bool(encodings - {None, default_encoding}) and "\ufffd" not in text
 
 
 def legible(dataset: pydicom.Dataset, text: str) -> str:
     """A text for people to read: a question mark stands for each letter that nobody knows."""
-    return text if islegible(dataset, text) else text.encode("ascii", "replace").decode()
+    return text if is_legible(dataset, text) else text.encode("ascii", "replace").decode()
+
+
+def items_of(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom.Dataset]:
+    """The items of a sequence; none where it is absent, or something else under a damaged tag."""
+    import pydicom
+
+    items = dataset.get(sequence) if dataset is not None else None
+    return items if isinstance(items, pydicom.Sequence) else ()
+
+
+def first_of(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
+    """The first item of a sequence, None where there is none."""
+    return next(iter(items_of(dataset, sequence)), None)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cyclescan.common.errors import InputError
+from cyclescan.scans.dicom.tags import first_of
 
 if TYPE_CHECKING:
     import pydicom
@@ -86,7 +87,7 @@ def modality(name: str, places: Sequence[pydicom.Dataset | None], signed: bool, 
     for place in places:
         if place is None:
             continue
-        if table := _first(place, "ModalityLUTSequence"):
+        if table := first_of(place, "ModalityLUTSequence"):
             return _modality_table(name, table, signed, little)
         slope, intercept = (_number(name, place, key) for key in ("RescaleSlope", "RescaleIntercept"))
         if slope is not None or intercept is not None:
@@ -107,7 +108,7 @@ def real_world(name: str, places: Sequence[pydicom.Dataset | None], signed: bool
         InputError: one is there that says nothing, or with numbers that are none.
     """
     for place in places:
-        item = _first(place, "RealWorldValueMappingSequence") if place is not None else None
+        item = first_of(place, "RealWorldValueMappingSequence")
         if item is None:
             continue
         reach = [_either(name, item, f"RealWorldValue{end}ValueMapped", signed) for end in ("First", "Last")]
@@ -146,13 +147,6 @@ def of_volume(name: str, stated: Sequence[tuple[Mapping | None, Mapping | None]]
             "World Value Mapping, and nothing else says what their numbers mean."
         )
     return worlds
-
-
-def _first(place: pydicom.Dataset, sequence: str) -> pydicom.Dataset | None:
-    import pydicom
-
-    items = place.get(sequence)
-    return next(iter(items), None) if isinstance(items, pydicom.Sequence) else None
 
 
 def _either(name: str, item: pydicom.Dataset, keyword: str, signed: bool) -> float | None:
@@ -195,7 +189,7 @@ def _modality_table(name: str, item: pydicom.Dataset, signed: bool, little: bool
         count, first, bits = (int(v) for v in described)
         count = count & 0xFFFF or LARGEST_TABLE
         if isinstance(values, bytes):
-            wide = len(values) >= 2 * count
+            wide = bits > 8 or len(values) >= 2 * count
             if not (wide or little):
                 raise ValueError("pairs of bytes that are swapped")
             values = np.frombuffer(values, ("<u2" if little else ">u2") if wide else "u1")

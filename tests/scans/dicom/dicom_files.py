@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from cyclescan.scans.volume import Volume
@@ -94,6 +97,13 @@ def slices(array, affine, *, name="1", subject="knee-1", ct=False, slope=None, i
     return made
 
 
+def raw(ds, keyword, text, encoding="ascii"):
+    """A value that its kind does not allow, as damaged exports have it: pydicom itself would refuse to set it."""
+    tag, encoded = Tag(keyword), text.encode(encoding)
+    encoded += b" " * (len(encoded) % 2)
+    ds._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(encoded), encoded, 0, False, True)
+
+
 def save(datasets, folder, names=None, **options) -> Path:
     """Write datasets as files of one folder; by default under names that say nothing about their order."""
     folder = Path(folder)
@@ -101,7 +111,7 @@ def save(datasets, folder, names=None, **options) -> Path:
     shuffled = np.random.default_rng(0).permutation(len(datasets))
     for number, ds in enumerate(datasets):
         name = names[number] if names else f"IM{shuffled[number]:04d}.dcm"
-        pydicom.dcmwrite(folder / name, ds, enforce_file_format=True, **options)
+        pydicom.dcmwrite(folder / name, ds, **({"enforce_file_format": True} | options))
     return folder
 
 
@@ -191,4 +201,4 @@ def same_voxels(volume: Volume, array, affine, tolerance=0.0) -> None:
     np.testing.assert_allclose(volume.array[tuple(index.T)], array.ravel(), atol=tolerance, rtol=1e-6)
 
 
-__all__ = ["UID", "knee", "multi_frame", "same_voxels", "save", "slices", "uid", "write_knee"]
+__all__ = ["UID", "knee", "multi_frame", "raw", "same_voxels", "save", "slices", "uid", "write_knee"]

@@ -11,8 +11,9 @@ from highdicom import _standard_utils as standard
 from cyclescan import NOTICE, __version__
 from cyclescan.common.errors import InputError
 from cyclescan.scans.dicom import convert, derived, series
+from cyclescan.scans.dicom.tags import lenient
 from cyclescan.scans.volume import Volume
-from tests.scans.dicom.dicom_files import knee, multi_frame, same_voxels, save, slices, uid
+from tests.scans.dicom.dicom_files import knee, multi_frame, raw, same_voxels, save, slices, uid
 
 MR = derived.Derivation("dess", False, "0123456789abcdef a2b", (0.0, 900.0))
 CT = derived.Derivation("ct", True, "0123456789abcdef a2b", (-1000.0, 1500.0))
@@ -183,6 +184,138 @@ def test_a_source_with_few_tags(tmp_path):
     for ds in files(tmp_path / "out"):
         assert ds.StudyInstanceUID.is_valid and ds.FrameOfReferenceUID.is_valid
         assert (ds.SeriesNumber, float(ds.SliceThickness)) == (1000, pytest.approx(3.0))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("MagneticFieldStrength", "2,9 T"),
+        ("LossyImageCompressionRatio", "ten"),
+        ("PatientWeight", "heavy"),
+        ("PatientBirthDate", "in spring"),
+        ("PatientSex", "f?"),
+        ("PatientAge", "forty"),
+        ("BodyPartExamined", "left knee, lower part"),
+        ("LossyImageCompression", "yes"),
+        ("FrameOfReferenceUID", "here and there"),
+        ("StudyInstanceUID", "../../../study"),
+        ("SOPInstanceUID", "image one"),
+        ("StudyTime", "noon"),
+    ],
+)
+def test_a_value_that_is_none_is_left_out(tmp_path, keep, keyword, text):
+    """A translation must not end, after the network has run, with a header that nobody needs."""
+    array, affine = knee()
+    datasets = slices(array, affine)
+    for number, ds in enumerate(datasets):
+        raw(ds, keyword, f"{text} {number}" if keyword == "SOPInstanceUID" else text)
+        ds.preamble = bytes(128)
+    with lenient():
+        save(datasets, tmp_path / "in", enforce_file_format=False)
+    (source,) = series.find(tmp_path / "in")
+    assert source.problem is None
+    derived.write(source, convert.read(source), tmp_path / "out", dataclasses.replace(MR, keep_identity=keep))
+    results = files(tmp_path / "out")
+    assert len(results) == 10
+    for path in (tmp_path / "out").iterdir():
+        assert text.encode() not in path.read_bytes()
+    for ds in results:
+        assert ds.StudyInstanceUID.is_valid and ds.FrameOfReferenceUID.is_valid
+        for module in ("patient", "general-study", "general-equipment", "sop-common", "mr-image"):
+            standard.check_required_attributes(ds, module)
+
+
+def test_what_is_lost_of_an_identity_that_was_asked_for_is_said(tmp_path, caplog):
+    array, affine = knee()
+    datasets = slices(array, affine)
+    for ds in datasets:
+        raw(ds, "PatientName", "Žižka^Jan", "iso8859-2")  # and no SpecificCharacterSet
+        raw(ds, "PatientWeight", "heavy")
+    save(datasets, tmp_path / "in")
+    (source,) = series.find(tmp_path / "in")
+    derived.write(source, convert.read(source), tmp_path / "out", dataclasses.replace(MR, keep_identity=True))
+    said = [m for m in caplog.messages if "cannot be kept" in m]
+    assert len(said) == 1
+    assert "PatientName, PatientWeight cannot be kept" in said[0]
+    for ds in files(tmp_path / "out"):
+        assert (str(ds.PatientName), ds.PatientID) == ("", "knee-1")
+        assert "PatientWeight" not in ds
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "kept"),
+    [
+        ("ISO_IR 101", "iso8859-2", True),
+        ("ISO_IR 192", "utf-8", True),
+        ("ISO_IR 6", "iso8859-2", False),
+        (None, "utf-8", False),
+        ("ISO_IR 192", "iso8859-2", False),  # bytes that are none of what is stated
+        ("ISO_IR 4711", "iso8859-2", False),
+    ],
+)
+def test_letters_of_a_character_set_that_is_not_stated_are_not_passed_on(tmp_path, charset, encoding, kept):
+    array, affine = knee()
+    datasets = slices(array, affine)
+    for ds in datasets:
+        if charset:
+            ds.SpecificCharacterSet = charset
+        for keyword in ("PatientName", "Manufacturer", "PositionReferenceIndicator"):
+            raw(ds, keyword, "Žižka", encoding)
+    save(datasets, tmp_path / "in")
+    (source,) = series.find(tmp_path / "in")
+    derived.write(source, convert.read(source), tmp_path / "out", dataclasses.replace(MR, keep_identity=True))
+    for ds in files(tmp_path / "out"):
+        expected = ("Žižka",) * 3 if kept else ("", "unknown", "")
+        scanner = ds.ContributingEquipmentSequence[0]
+        assert (str(ds.PatientName), scanner.Manufacturer, ds.PositionReferenceIndicator) == expected
+
+
+def region(**tags):
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "72696002", "SCT", "Knee"
+    for keyword, value in tags.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_of_a_sequence_only_what_may_stand_in_it_is_copied(tmp_path):
+    array, affine = knee()
+    modifier = region(CodeValue="7771000", CodeMeaning="Left", PatientComments="Doe in the modifier")
+    item = region(AnatomicRegionModifierSequence=[modifier], PatientName="Doe^J", ContextGroupLocalVersion="Doe 2")
+    item.private_block(0x0011, "GENERAL HOSP", create=True).add_new(0x10, "LO", "Doe, Jane")
+    item.InstitutionCodeSequence = [region(CodeMeaning="General Hospital of Doe")]
+    local = region(CodingSchemeDesignator="99DOE", CodeMeaning="knee of Jane Doe")
+    empty = pydicom.Dataset()
+    empty.PatientComments = "Doe once more"
+    save(slices(array, affine, AnatomicRegionSequence=[item, local, empty]), tmp_path / "in")
+    (source,) = series.find(tmp_path / "in")
+    derived.write(source, convert.read(source), tmp_path / "out", MR)
+    for path in (tmp_path / "out").iterdir():
+        assert b"Doe" not in path.read_bytes() and b"DOE" not in path.read_bytes()
+        assert b"Hosp" not in path.read_bytes() and b"HOSP" not in path.read_bytes()
+        (kept,) = pydicom.dcmread(path).AnatomicRegionSequence
+        names = {"CodeValue", "CodingSchemeDesignator", "CodeMeaning"}
+        assert {e.keyword for e in kept} == names | {"AnatomicRegionModifierSequence"}
+        (side,) = kept.AnatomicRegionModifierSequence
+        assert {e.keyword: e.value for e in side} == {
+            "CodeValue": "7771000",
+            "CodingSchemeDesignator": "SCT",
+            "CodeMeaning": "Left",
+        }
+
+
+@pytest.mark.parametrize("number", ["99999999999", "²", "-3", "1.5"])
+def test_a_series_number_that_cannot_be_counted_on(tmp_path, number):
+    array, affine = knee()
+    datasets = slices(array, affine)
+    for ds in datasets:
+        ds.SpecificCharacterSet = "ISO_IR 192"
+        raw(ds, "SeriesNumber", number, "utf-8")
+    save(datasets, tmp_path / "in")
+    (source,) = series.find(tmp_path / "in")
+    derived.write(source, convert.read(source), tmp_path / "out", MR)
+    assert {ds.SeriesNumber for ds in files(tmp_path / "out")} == {1000}
 
 
 @pytest.mark.parametrize("largest", [1e-7, 0.5, 32767.0, 32768.0, 99999.9, 1e12])

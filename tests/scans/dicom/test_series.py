@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from cyclescan.scans.dicom import series
-from tests.scans.dicom.dicom_files import knee, multi_frame, save, slices, uid, write_knee
+from tests.scans.dicom.dicom_files import knee, multi_frame, raw, save, slices, uid, write_knee
 
 REAL = Path(pydicom.__file__).parent / "data"
 KNEE = {"repetition_time_ms": 6.1, "echo_time_ms": 2.7, "flip_deg": 40.0, "field_tesla": 3.0}
@@ -128,6 +128,214 @@ def test_copies_are_taken_once(tmp_path, caplog):
     assert (found.shape, found.problem) == (array.shape, None)
     assert {Path(f).parent.name for f in found.files} <= {"one", "three"}
     assert "11 slices of the series" in caplog.text
+
+
+def half_shifted(tell, first, second):
+    """Two series under one id, of which one lies half a slice further, and what says that they are two."""
+    array, affine = knee()
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, 2] / 2
+    one = slices(array, affine, **{tell: first})
+    two = slices(array[::-1], moved, **{tell: second})
+    for number, ds in enumerate(two):
+        ds.SOPInstanceUID = uid("half", number)
+    return one + two
+
+
+@pytest.mark.parametrize(
+    ("tell", "first", "second"),
+    [
+        ("SeriesNumber", 5, 8),
+        ("EchoNumbers", 1, 2),
+        ("EchoTime", "2.7", "9.1"),
+        ("SequenceName", "*tfi3d1", "*de3d1"),
+        ("AcquisitionNumber", 1, 4),
+        ("FrameOfReferenceUID", uid("here"), uid("there")),
+    ],
+)
+def test_series_that_lie_between_each_other_are_two(tmp_path, tell, first, second):
+    """Together they would pass for one with twice the slices, every second of another image."""
+    datasets = half_shifted(tell, first, second)
+    save(datasets, tmp_path)
+    found = series.find(tmp_path)
+    assert [(s.shape, s.problem) for s in found] == [(knee()[0].shape, None)] * 2
+    files = [{pydicom.dcmread(f).SOPInstanceUID for f in s.files} for s in found]
+    assert sorted(files, key=sorted) == sorted(
+        [{ds.SOPInstanceUID for ds in datasets[:10]}, {ds.SOPInstanceUID for ds in datasets[10:]}], key=sorted
+    )
+
+
+def test_series_between_each_other_of_which_only_numbers_tell(tmp_path):
+    save(half_shifted("AcquisitionNumber", 1, 1), tmp_path)
+    (found,) = series.find(tmp_path)
+    assert "every second slice is numbered for itself, and slices overlap: two series seem to be mixed" in found.problem
+
+
+def test_two_multi_frame_files_between_each_other_are_two(tmp_path):
+    datasets = half_shifted("AcquisitionNumber", 1, 1)
+    both = [multi_frame(datasets[:10]), multi_frame(datasets[10:], SOPInstanceUID=uid("second"))]
+    save(both, tmp_path)
+    found = series.find(tmp_path)
+    assert [(len(s.slices), len(s.files), s.problem) for s in found] == [(10, 1, None)] * 2
+
+
+def test_slices_acquired_in_turn_are_one_volume(tmp_path):
+    """Odd slices in one acquisition and even ones in another, as thick as they are apart: no two series."""
+    datasets = slices(*knee())
+    for number, ds in enumerate(datasets):
+        ds.AcquisitionNumber = number % 2 + 1
+    save(datasets, tmp_path)
+    (found,) = series.find(tmp_path)
+    assert (len(found.slices), found.problem) == (10, None)
+
+
+def test_one_slice_of_another_echo_among_the_others(tmp_path):
+    datasets = slices(*knee())
+    datasets[4].EchoTime = "9.5"
+    save(datasets, tmp_path, [f"{n}.dcm" for n in range(10)])
+    (found,) = series.find(tmp_path)
+    assert re.search(r"has the EchoTime 2.7 and \S+/4.dcm has the EchoTime 9.5, in one series", found.problem)
+
+
+@pytest.mark.parametrize("text", ["", "2,7", "2.70"])
+def test_an_echo_time_that_is_missing_or_written_otherwise_divides_nothing(tmp_path, text):
+    datasets = slices(*knee())
+    raw(datasets[4], "EchoTime", text)
+    save(datasets, tmp_path)
+    (found,) = series.find(tmp_path)
+    assert (len(found.slices), found.problem) == (10, None)
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID", "ImageType"])
+def test_a_tag_that_every_second_slice_lacks_divides_nothing(tmp_path, keyword):
+    """Two volumes of half the slices would each look sound."""
+    datasets = slices(*knee())
+    for ds in datasets[::2]:
+        del ds[keyword]
+    save(datasets, tmp_path)
+    (found,) = series.find(tmp_path)
+    assert (len(found.slices), found.problem, found.subject) == (10, None, "knee-1")
+
+
+def test_an_echo_of_which_slices_are_lost_is_refused_and_the_other_is_not(tmp_path):
+    array, affine = knee()
+    datasets = slices(array, affine) + slices(array, affine, EchoTime="9.1")[:-1]
+    for number, ds in enumerate(datasets):
+        ds.SOPInstanceUID = uid("echo", number)
+    save(datasets, tmp_path)
+    sound, lacking = sorted(series.find(tmp_path), key=lambda s: len(s.slices), reverse=True)
+    assert (len(sound.slices), sound.problem) == (10, None)
+    assert "is of 9 slices, where others of its series are 10" in lacking.problem
+
+
+def without_uid(datasets):
+    for ds in datasets:
+        del ds.SeriesInstanceUID
+    return datasets
+
+
+def test_without_series_uids_the_numbers_tell_series_apart(tmp_path):
+    array, affine = knee()
+    datasets = without_uid(slices(array, affine) + slices(array, affine, name="2", SeriesNumber=6))
+    save(datasets, tmp_path)
+    assert [(len(s.slices), s.problem) for s in series.find(tmp_path)] == [(10, None)] * 2
+
+
+def test_without_series_uids_echoes_are_told_apart_by_their_number(tmp_path):
+    array, affine = knee()
+    datasets = slices(array, affine, EchoNumbers=1) + slices(array + 5, affine, name="2", EchoNumbers=2)
+    for ds in datasets:
+        del ds.SeriesNumber, ds.EchoTime
+    save(without_uid(datasets), tmp_path)
+    found = series.find(tmp_path)
+    assert sorted((len(s.slices), s.problem, s.facts["EchoNumbers"]) for s in found) == [
+        (10, None, "1"),
+        (10, None, "2"),
+    ]
+
+
+def test_a_slice_that_may_be_of_two_series_spoils_both(tmp_path):
+    """The last of one of them: without it that one would look whole."""
+    array, affine = knee()
+    datasets = without_uid(slices(array, affine) + slices(array, affine, name="2", SeriesNumber=6))
+    del datasets[9].SeriesNumber
+    save(datasets, tmp_path)
+    found = series.find(tmp_path)
+    assert len(found) == 2
+    for each in found:
+        assert "has no SeriesInstanceUID, and several series of its folder may be its own" in each.problem
+
+
+def test_a_slice_that_lost_its_uid_goes_with_its_series(tmp_path):
+    datasets = slices(*knee())
+    without_uid([datasets[9], datasets[0]])
+    save(datasets, tmp_path)
+    (found,) = series.find(tmp_path)
+    assert (len(found.slices), found.problem) == (10, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d: d[2:], "the InstanceNumbers go to 10, and 1, 2 are missing"),
+        (lambda d: d[5:], None),  # more than half would be missing: it is numbered in another way
+        (lambda d: d, None),
+        (lambda d: [setattr(ds, "ImagesInAcquisition", 12) or ds for ds in d], "has 12 images, and 10 are here"),
+        (lambda d: [setattr(ds, "ImagesInAcquisition", 10) or ds for ds in d], None),
+        (lambda d: [setattr(ds, "InstanceNumber", 2 * ds.InstanceNumber - 1) or ds for ds in d], None),
+        (lambda d: [setattr(ds, "InstanceNumber", 7) or ds for ds in d], None),
+    ],
+)
+def test_slices_that_may_be_lost_at_an_end_are_noted(tmp_path, change, sentence):
+    save(change(slices(*knee())), tmp_path)
+    (found,) = series.find(tmp_path)
+    assert found.problem is None
+    assert (found.note is None) if sentence is None else (sentence in found.note)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_concatenation_is_one_volume_and_says_what_it_lacks(tmp_path, lost):
+    array, affine = knee()
+    datasets = slices(array, affine)
+    parts = [datasets[7::-1], datasets[8:]]
+    files = [
+        multi_frame(part, SOPInstanceUID=uid("part", n), InConcatenationNumber=n + 1, InConcatenationTotalNumber=2)
+        for n, part in enumerate(parts)
+    ]
+    save(files[:1] if lost else files, tmp_path)
+    (found,) = series.find(tmp_path)
+    assert (len(found.slices), found.problem) == (8 if lost else 10, None)
+    assert ("2 files belong together, and 1 are here" in found.note) if lost else (found.note is None)
+
+
+def test_letters_that_nobody_knows_are_not_made_up(tmp_path):
+    array, affine = knee()
+    for name, charset in (("unstated", None), ("stated", "ISO_IR 144")):
+        datasets = slices(array, affine, name=name)
+        for ds in datasets:
+            raw(ds, "SeriesDescription", "колено", "iso8859-5")
+            if charset:
+                ds.SpecificCharacterSet = charset
+        save(datasets, tmp_path / name)
+    assert series.find(tmp_path / "unstated")[0].facts["SeriesDescription"] == "??????"
+    assert series.find(tmp_path / "stated")[0].facts["SeriesDescription"] == "колено"
+
+
+def test_a_file_that_fails_unforeseen_is_a_problem_of_its_own(tmp_path, monkeypatch):
+    save(slices(*knee()), tmp_path / "a")
+    save(slices(*knee(), name="2"), tmp_path / "b")
+    real = series.read_slices
+
+    def failing(path):
+        if "/b/" in path:
+            raise ZeroDivisionError("Doe^Jane")
+        return real(path)
+
+    monkeypatch.setattr(series, "read_slices", failing)
+    found = series.find(tmp_path)
+    assert [s.problem is None for s in found] == [True, *[False] * 10]
+    assert "failed in a way that was not foreseen (ZeroDivisionError" in found[1].problem
+    assert "Doe" not in found[1].problem
 
 
 def test_a_multi_frame_file_is_a_series(tmp_path):
