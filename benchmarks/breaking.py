@@ -31,6 +31,7 @@ from cyclescan.preprocessing import prepare_as
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from cyclescan.training import trainer
+from cyclescan.training.options import TrainOptions
 from data_prep import pairing, splits
 from data_prep.build import build
 from data_prep.parallel import processes
@@ -116,7 +117,8 @@ def run(work: Path, name: str, minutes: float) -> dict:
     folder = work / f"run-{minutes:g}min"
     config = preset("demo").with_settings([f"steps={ENDLESS}", "patch_shape=" + ",".join(map(str, SHAPE))])
     left, resume = minutes - before / 60, (folder / "config.json").exists()
-    trainer.train(data, folder, config, "demo", 0, left, checkpoint_every=ENDLESS, resume=resume, keep_states=1)
+    options = TrainOptions(preset="demo", minutes=left, checkpoint_every=ENDLESS, resume=resume, keep_states=1)
+    trainer.train(data, folder, config, options)
     metrics, _, _ = evaluate_on_records({d: Translator.load(folder, d) for d in DIRECTIONS}, data)
     result = {"case": name, **{direction: summary(metrics[direction]["translated"]) for direction in DIRECTIONS}}
     result["marrow"] = marrow(folder, work / "scans", CASES[name])

@@ -30,6 +30,7 @@ from cyclescan.config.presets import preset
 from cyclescan.evaluation import metrics
 from cyclescan.inference.translator import Translator
 from cyclescan.training import trainer
+from cyclescan.training.options import TrainOptions
 from data_prep import pairing, splits
 from data_prep.build import build
 from data_prep.phantom import write_cohort
@@ -97,9 +98,8 @@ def run(work: Path, setting: Setting, minutes: float) -> dict:
     data = prepare(work, setting.subjects)
     name = "demo" if setting.weight is None else "gradient_consistency"
     resume = (folder / "config.json").exists()
-    trained = trainer.train(
-        data, folder, setting.config(), name, 0, minutes, checkpoint_every=ENDLESS, resume=resume, keep_states=1
-    )
+    options = TrainOptions(preset=name, minutes=minutes, checkpoint_every=ENDLESS, resume=resume, keep_states=1)
+    trained = trainer.train(data, folder, setting.config(), options)
     result = {**dataclasses.asdict(setting), "step": max(trained.checkpoints), **measure(folder, data)}
     write_json(done, result)
     return result

@@ -35,6 +35,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")
+    parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
+    parser.add_argument(
+        "--start-from",
+        default=None,
+        metavar="MODEL",
+        help="a run, or a model that comes with cyclescan, whose generators a new run begins with; its generator_ "
+        "settings must be the same",
+    )
+    _add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
+    )
+    parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
+    parser.add_argument(
+        "--gpu-memory-gb",
+        type=float,
+        default=None,
+        metavar="GB",
+        help="with --plan: for a GPU of this size, not this machine",
+    )
+
+
+def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")
     parser.add_argument(
         "--keep-states",
@@ -51,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="stop when N checkpoints after the warm-up had no better validation score; 0: never (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -64,26 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="STEP",
         help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
-    )
-    parser.add_argument(
-        "--start-from",
-        default=None,
-        metavar="MODEL",
-        help="a run, or a model that comes with cyclescan, whose generators a new run begins with; its generator_ "
-        "settings must be the same",
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
-    )
-    parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
-    parser.add_argument(
-        "--gpu-memory-gb",
-        type=float,
-        default=None,
-        metavar="GB",
-        help="with --plan: for a GPU of this size, not this machine",
     )
 
 
@@ -121,24 +125,24 @@ def run(arguments: argparse.Namespace) -> int | None:
 
     from cyclescan.training import trainer
     from cyclescan.training.distribution import WorkerLostError
+    from cyclescan.training.loop import NotFiniteError
+    from cyclescan.training.options import TrainOptions
 
+    options = TrainOptions(
+        preset=arguments.preset or "knee",
+        seed=arguments.seed or 0,
+        minutes=arguments.minutes,
+        checkpoint_every=arguments.checkpoint_every,
+        resume=resume,
+        resume_from=arguments.resume_from,
+        keep_states=arguments.keep_states,
+        patience=arguments.patience,
+        profile=arguments.profile,
+        start_from=arguments.start_from,
+    )
     try:
-        trained = trainer.train(
-            arguments.data,
-            arguments.run,
-            chosen,
-            preset=arguments.preset or "knee",
-            seed=arguments.seed or 0,
-            minutes=arguments.minutes,
-            checkpoint_every=arguments.checkpoint_every,
-            resume=resume,
-            resume_from=arguments.resume_from,
-            keep_states=arguments.keep_states,
-            patience=arguments.patience,
-            profile=arguments.profile,
-            start_from=arguments.start_from,
-        )
-    except trainer.NotFiniteError as error:
+        trained = trainer.train(arguments.data, arguments.run, chosen, options)
+    except NotFiniteError as error:
         raise InputError(str(error)) from error
     except stopping.Terminated:
         return command.DONE  # saved, and the log says how to continue

@@ -6,6 +6,7 @@ complete. Of old checkpoints only the networks that translate are kept, see `art
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -191,6 +192,38 @@ def no_room(run: Run, state, reason: str) -> str:
     )
 
 
+@contextlib.contextmanager
+def explaining_a_full_disk(run: Run, state):
+    """Turn what the libraries make of a full disk into one sentence.
+
+    Args:
+        run: which is written.
+        state: its `tf.train.Checkpoint`.
+
+    Raises:
+        InputError: the disk is full, or cannot be written for another reason.
+    """
+    try:
+        yield
+    except (OSError, InputError, *tensorflow_errors()) as error:
+        reason = disk_trouble(error)
+        if reason is None:
+            raise
+        raise InputError(no_room(run, state, reason)) from error
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """The system's words in an error or in one that it came from, when they are about a disk."""
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            # TensorFlow has no numbers and many classes, but it quotes the system
+            quoted = isinstance(error, tensorflow_errors()) and os.strerror(number) in str(error)
+            if quoted or (isinstance(error, OSError) and error.errno == number):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def size(*trackables) -> int:
     """Bytes of the variables of TensorFlow objects, each counted once."""
     import keras
@@ -209,7 +242,7 @@ def _bytes(number: int) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that decide over the bytes of a run."""
+    """The versions of the packages that decide over the bytes of a run."""
     import keras
     import tensorflow as tf
 

@@ -29,7 +29,9 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, write_json
 from cyclescan.config import Config
 from cyclescan.inference.translator import Translator
-from cyclescan.training import checkpoints, journal, stopping, trainer, validation
+from cyclescan.training import checkpoints, journal, loop, stopping, trainer, validation
+from cyclescan.training.loop import Loop
+from cyclescan.training.schedule import Schedule
 from tests.conftest import SETTINGS, scan, write_records
 
 ROOT = Path(__file__).parents[2]
@@ -96,11 +98,12 @@ def assert_same_run(expected, got, every=EVERY):
 
 
 def train(data, run, **options):
-    return trainer.train(data, run, options.pop("config", CONFIG), "demo", 0, checkpoint_every=EVERY, **options)
+    return trainer.train(data, run, options.pop("config", CONFIG), preset="demo", checkpoint_every=EVERY, **options)
 
 
-def plain_step(model, batch, fraction):
+def plain_step(this, batch, moment):
     """Instead of a real step, whose tracing takes seconds: a change of every network that depends on batch and step."""
+    model, progress = this.model, moment.progress
     model.step.assign_add(1)
     mean = tf.reduce_mean(batch["real_a"] + batch["partner_b"]) * model.optimizers["generators"].learning_rate
     for network in (model.generators, model.translators, model.discriminators):
@@ -108,14 +111,14 @@ def plain_step(model, batch, fraction):
             part.trainable_variables[0].assign_add(tf.fill(part.trainable_variables[0].shape, mean))
     # as a gradient's norm after an overflow
     norm = {"norm": float("inf") if int(model.step) == 11 else 1.0}
-    return {"loss": float(mean)} | ({"late": fraction} if fraction >= 0.5 else {}), norm
+    return {"loss": float(mean)} | ({"late": progress} if progress >= 0.5 else {}), norm
 
 
 @pytest.fixture(scope="module")
 def plainly():
     """For what surrounds the steps: plain ones, and a quick score."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "_take_step", plain_step)
+        patch.setattr(Loop, "learn", plain_step)
         patch.setattr(validation, "SOURCES", 1)
         yield
 
@@ -228,7 +231,7 @@ def test_twenty_kills(tmp_path, tiny_records):
     with started(*common, "--resume") as process:
         text = process.communicate(timeout=1200)[1]
         assert process.returncode == 0, text
-    whole = trainer.train(tiny_records, tmp_path / "whole", config, "demo", 0, checkpoint_every=10)
+    whole = trainer.train(tiny_records, tmp_path / "whole", config, preset="demo", checkpoint_every=10)
     assert_same_run(whole, runs.read_run(run), 10)
 
 
@@ -252,14 +255,14 @@ def send(number):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_step_in_hand(tiny_records, tmp_path, whole, monkeypatch, caplog, number, code):
     """Also one that comes while the score is computed, which the resumed run makes up for."""
-    take, score, folder = trainer._take_step, validation.score, tmp_path / "run"
+    learn, score, folder = Loop.learn, validation.score, tmp_path / "run"
     taken, scored = [], []
 
     def interrupted(*given):
         taken.append(None)
         if len(taken) == 6:
             send(number)
-        return take(*given)
+        return learn(*given)
 
     def broken_off(*given):
         if len(taken) == 12 and not scored:
@@ -267,7 +270,7 @@ def test_a_signal_saves_the_step_in_hand(tiny_records, tmp_path, whole, monkeypa
             send(number)
         return score(*given)
 
-    monkeypatch.setattr(trainer, "_take_step", interrupted)
+    monkeypatch.setattr(Loop, "learn", interrupted)
     monkeypatch.setattr(validation, "score", broken_off)
     common = arguments(tiny_records, folder)
     with caplog.at_level("INFO"):
@@ -445,25 +448,25 @@ def test_a_complete_run_says_so(copy, tiny_records, caplog):
 def test_minutes_and_other_options_are_kept(tiny_records, tmp_path, monkeypatch, plainly):
     """A run by the clock that was stopped goes on by the clock, from the time that its checkpoint had."""
     ticks = itertools.count(0, 0.5)
-    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     config, run = CONFIG.with_settings(["steps=1000"]), tmp_path / "run"
     with pytest.raises(StopError):
         trainer.train(tiny_records, run, config, minutes=0.5, checkpoint_every=2, on_checkpoint=stop_at(2))
-    fraction, seen = trainer._fraction, []
-    monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or fraction(*given))
+    progress, seen = Schedule.progress, []
+    monkeypatch.setattr(Schedule, "progress", lambda *given: seen.append(given) or progress(*given))
     trainer.train(tiny_records, run, config, resume=True)
     facts = {s: read_json(p / "checkpoint.json") for s, p in runs.read_run(run).checkpoints.items()}
-    assert {minutes for *_, minutes in seen} == {0.5}
+    assert {schedule.minutes for schedule, *_ in seen} == {0.5}
     assert list(facts)[:3] == [2, 4, 6]  # every second step, as it was begun
     assert 0 < facts[2]["seconds"] <= seen[0][2] <= facts[2]["seconds"] + 2
     before, last = sorted(facts)[-2:]
     assert last < 1000 and facts[last]["seconds"] >= 30 > facts[before]["seconds"]
     # asked again it goes on to its last step, unless it is told the time again
     assert max(trainer.train(tiny_records, run, config, minutes=0.5, resume=True).checkpoints) == last
-    monkeypatch.setattr(trainer, "_fraction", lambda *given: seen.append(given) or 1.0)
+    monkeypatch.setattr(Schedule, "progress", lambda *given: seen.append(given) or 1.0)
     with pytest.raises(StopError):
         trainer.train(tiny_records, run, config, resume=True, on_checkpoint=stop_at(last + 2 - last % 2))
-    assert seen[-1][3] is None
+    assert seen[-1][0].minutes is None
 
 
 def test_other_records_are_refused(copy, tmp_path):
@@ -628,10 +631,10 @@ def test_disk_use_is_said_before_the_run_begins(tiny_records, tmp_path, whole, m
     ],
 )
 def test_which_errors_are_about_the_disk(error, reason):
-    assert trainer._disk_trouble(error) == reason
+    assert checkpoints.disk_trouble(error) == reason
     wrapped = InputError("outer")
     wrapped.__cause__ = error
-    assert trainer._disk_trouble(wrapped) == reason
+    assert checkpoints.disk_trouble(wrapped) == reason
 
 
 def test_the_journal_is_cut_back_to_whole_lines_of_earlier_steps(tmp_path):

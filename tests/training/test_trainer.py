@@ -17,8 +17,9 @@ from cyclescan.artifacts import runs
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.training import checkpoints, schedules, trainer
+from cyclescan.training import checkpoints, loop, source, trainer
 from cyclescan.training.cyclegan import CycleGAN
+from cyclescan.training.schedule import Schedule
 from tests.conftest import SETTINGS, write_records
 
 CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5, texture="a").with_settings(SETTINGS)
@@ -33,7 +34,9 @@ def final_weights(run):
 
 @pytest.fixture(scope="module")
 def whole(tiny_records, tmp_path_factory):
-    return trainer.train(tiny_records, tmp_path_factory.mktemp("run") / "run", CONFIG, "demo", 0, checkpoint_every=2)
+    return trainer.train(
+        tiny_records, tmp_path_factory.mktemp("run") / "run", CONFIG, preset="demo", checkpoint_every=2
+    )
 
 
 def test_a_run_leaves_everything(whole):
@@ -56,8 +59,8 @@ def test_checkpoints_at_given_minutes(tiny_records, tmp_path):
 
 
 def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tmp_path):
-    same = trainer.train(tiny_records, tmp_path / "same", CONFIG, "demo", 0)
-    other = trainer.train(tiny_records, tmp_path / "other", CONFIG, "demo", 1)
+    same = trainer.train(tiny_records, tmp_path / "same", CONFIG, preset="demo", seed=0)
+    other = trainer.train(tiny_records, tmp_path / "other", CONFIG, preset="demo", seed=1)
     expected = final_weights(whole)
     assert all(np.array_equal(a, b) for a, b in zip(expected, final_weights(same), strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(expected, final_weights(other), strict=True))
@@ -72,7 +75,7 @@ def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
 def test_a_run_by_the_clock_has_a_checkpoint_each_tenth_of_its_time(tiny_records, tmp_path, monkeypatch):
     """A look at the clock takes half a second of two minutes here; a step looks five times, a save about as much."""
     ticks = itertools.count(0, 0.5)
-    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     run = trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1000"]), minutes=2)
     seconds = [read_json(path / "checkpoint.json")["seconds"] for path in run.checkpoints.values()]
     assert len(seconds) == 10 and max(run.checkpoints) < 100
@@ -80,9 +83,9 @@ def test_a_run_by_the_clock_has_a_checkpoint_each_tenth_of_its_time(tiny_records
 
 
 def test_the_finest_plane():
-    assert trainer._finest_plane([3.0, 0.4, 0.4]) == (2, 3)
-    assert trainer._finest_plane([0.8, 4.0, 0.8]) == (1, 3)
-    assert trainer._finest_plane([1.0, 1.0, 1.0]) == (2, 3)
+    assert source.finest_plane([3.0, 0.4, 0.4]) == (2, 3)
+    assert source.finest_plane([0.8, 4.0, 0.8]) == (1, 3)
+    assert source.finest_plane([1.0, 1.0, 1.0]) == (2, 3)
 
 
 def test_translation_gets_the_trained_generator(whole):
@@ -95,15 +98,36 @@ def test_translation_gets_the_trained_generator(whole):
 
 def test_not_finite_stops_and_names_term_and_step(tiny_records, tmp_path):
     config = CONFIG.with_settings(["learning_rate=1e30"])
-    with pytest.raises(trainer.NotFiniteError, match=r"The (loss|translation) \w+ is (nan|inf) at step \d"):
+    with pytest.raises(loop.NotFiniteError, match=r"The (loss|translation) \w+ is (nan|inf) at step \d"):
         trainer.train(tiny_records, tmp_path / "run", config, checkpoint_every=1)
     assert not list(tmp_path.glob("run/checkpoints/step-*"))  # none that cannot translate
 
 
 def test_learning_rate_falls_linearly():
-    rates = [schedules.learning_rate(p, 2.0, 0.5) for p in (0, 0.5, 0.75, 1.0)]
-    assert rates == [2.0, 2.0, 1.0, 0.0]
-    assert schedules.learning_rate(1.0, 2.0, 1.0) == 2.0
+    falling, level = (Schedule(Config(learning_rate=2.0, decay_from=begin)) for begin in (0.5, 1.0))
+    assert [falling.at(progress).learning_rate for progress in (0, 0.5, 0.75, 1.0)] == [2.0, 2.0, 1.0, 0.0]
+    assert level.at(1.0).learning_rate == 2.0
+
+
+def test_progress_is_by_steps_or_by_time_whichever_is_more():
+    by_steps, by_time = (Schedule(Config(steps=10), minutes) for minutes in (None, 2))
+    assert [by_steps.progress(step, 1e9) for step in (0, 5, 10, 11)] == [0, 0.5, 1, 1]
+    assert [by_time.progress(1, seconds) for seconds in (0, 30, 120, 999)] == [0.1, 0.25, 1, 1]
+    assert [by_time.over(9, 119.9), by_time.over(9, 120.0), by_time.over(10, 0.0)] == [False, True, True]
+    assert not by_steps.out_of_time(1e9)
+
+
+def test_when_checkpoints_are_due():
+    every_third = loop.Due(Schedule(Config(steps=10)), 3, (), 0, 0.0)
+    assert [step for step in range(1, 11) if every_third.after(step, 0.0)] == [3, 6, 9]
+    tenths = loop.Due(Schedule(Config(steps=1000), minutes=10), None, (2.5,), 0, 30.0)
+    due = []
+    for step, seconds in enumerate(range(40, 600, 10), 1):
+        if tenths.after(step, seconds):
+            due.append(seconds)
+            tenths.saved(step, seconds, seconds + 9)
+    # each minute, a tenth of the time; and after two and a half
+    assert due == [60, 120, 150, 180, 240, 300, 360, 420, 480, 540]
 
 
 def test_weights_that_do_not_exist(whole):
@@ -200,7 +224,7 @@ def test_that_few_partners_may_give_no_texture_is_said(tiny_records, tmp_path, c
 )
 def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
     config = CONFIG.with_settings(["discriminator_warmup=0.2", "back_from=0.4", *settings])
-    phase = trainer._phase(config, fraction)
+    phase = Schedule(config).at(fraction).phase
     words = ["warmup" if phase.warmup else "adversarial"] + ["and back"] * phase.late
     words += ["with discriminators"] * (phase.warmup and phase.discriminators)
     assert " ".join(words) == kind

@@ -12,7 +12,8 @@ from cyclescan.artifacts import checkpoints, runs
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.training import board, trainer, validation
+from cyclescan.training import board, loop, trainer, validation
+from cyclescan.training.loop import Loop
 from cyclescan.training.validation import Validation
 from tests.conftest import SETTINGS
 from tests.training.test_board import events_of_trace, values, written
@@ -26,9 +27,9 @@ CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, decay_from=0.5).with_setti
 def watched(tiny_records, tmp_path_factory):
     """A run of 6 steps, the last 3 adversarial, with a checkpoint at 3 and at 6, looked at in windows of 2 steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "LOG_EVERY", 2)
+        patch.setattr(loop, "LOG_EVERY", 2)
         folder = tmp_path_factory.mktemp("watched") / "run"
-        return trainer.train(tiny_records, folder, CONFIG, "demo", 0, checkpoint_every=3, profile=True)
+        return trainer.train(tiny_records, folder, CONFIG, preset="demo", checkpoint_every=3, profile=True)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +110,14 @@ def test_the_trace_is_of_the_runs_steps(watched):
 
 def test_measures_are_logged_by_name_whatever_they_are(tiny_records, tmp_path, monkeypatch):
     """An infinite norm, as float16 makes it, is no end of the run and no part of the mean."""
-    take, taken = trainer._take_step, []
+    learn, taken = Loop.learn, []
 
     def with_measures(*arguments):
-        losses, _ = take(*arguments)
+        losses, _ = learn(*arguments)
         taken.append(float("inf") if not taken else 2.0 + len(taken))
         return losses, {"gradient_norm_generators": taken[-1], "accuracy_a": 0.5}
 
-    monkeypatch.setattr(trainer, "_take_step", with_measures)
+    monkeypatch.setattr(Loop, "learn", with_measures)
     run = trainer.train(tiny_records, tmp_path / "run", PAIRS_ONLY.with_settings(["steps=3"]))
     read = written(run.path / "tensorboard")
     assert values(read, "measure/gradient_norm_generators") == {3: 3.5}
