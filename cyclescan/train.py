@@ -94,7 +94,12 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 LEAST = {"steps": 1, "seed": 0, "checkpoint_every": 1, "keep_states": 0, "patience": 0, "resume_from": 0}
 
 
-def run(arguments: argparse.Namespace) -> int | None:
+def run(arguments: argparse.Namespace) -> int:
+    """Train, or print a plan; returns the exit code.
+
+    Raises:
+        InputError: something is wrong with the options, the data, the run or the disk.
+    """
     for name, least in LEAST.items():
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -161,6 +166,7 @@ def _plan(config: Config, gigabytes: float | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, by default that of this process, and return its exit code."""
     return command.run(DESCRIPTION, add_arguments, run, "python -m cyclescan.train", arguments)
 
 

@@ -24,7 +24,7 @@ class Group(enum.Enum):
 
     @property
     def title(self) -> str:
-        """As a heading: "losses"."""
+        """The name of the group as a heading has it, such as "losses"."""
         return self.name.lower()
 
 
@@ -44,7 +44,7 @@ class Bounds:
 
 
 def at_least(least: int) -> Bounds:
-    """Numbers from `least` on."""
+    """Allow numbers from `least` on."""
     return Bounds(f"be at least {least}", f"at least {least}", lambda value: value >= least)
 
 
@@ -81,10 +81,10 @@ class Setting:
 
 
 def setting(default: Any, group: Group, help: str, **about: Any) -> Any:
-    """A field of `Config`; the further arguments are those of `Setting`."""
+    """Make a field of `Config`; the further arguments are those of `Setting`."""
     return dataclasses.field(default=default, metadata={"setting": Setting(group, help, **about)})
 
 
 def of(field: dataclasses.Field) -> Setting:
-    """What stands at a field."""
+    """Return what a field of `Config` says about itself."""
     return field.metadata["setting"]

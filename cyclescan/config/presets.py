@@ -81,7 +81,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 
 def preset(name: str) -> Config:
-    """The settings of a preset; `InputError` for an unknown name."""
+    """Return the settings of a preset.
+
+    Raises:
+        InputError: there is none of that name; the message lists those there are.
+    """
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; allowed are {', '.join(PRESETS)}.")
     return PRESETS[name][1]

@@ -20,7 +20,7 @@ WIDTH = 100  # of help on the command line
 
 
 def page() -> str:
-    """Markdown: the settings by group, and what each preset sets differently."""
+    """Write the settings by group, and what each preset sets differently, as Markdown."""
     lines = [
         "# Settings",
         "",
@@ -47,7 +47,7 @@ def page() -> str:
 
 
 def command_line_help() -> str:
-    """The settings by group as plain text, for the end of a command's help."""
+    """Write the settings by group as plain text, for the end of a command's help."""
     lines = ["settings for --set KEY=VALUE, with their defaults:"]
     for group, settings in by_group().items():
         lines += ["", f"  {group.title}: {group.value}"]
@@ -60,13 +60,13 @@ def command_line_help() -> str:
 
 
 def by_group() -> dict[Group, list[dataclasses.Field]]:
-    """The fields of `Config` in the order of the groups."""
+    """Sort the fields of `Config` by group."""
     every = dataclasses.fields(Config)
     return {group: [field for field in every if fields.of(field).group is group] for group in Group}
 
 
 def text(value: object) -> str:
-    """A value as `--set` takes it."""
+    """Write a value as `--set` takes it."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
     if isinstance(value, bool):
@@ -76,7 +76,7 @@ def text(value: object) -> str:
 
 
 def allowed(field: dataclasses.Field) -> str:
-    """Which values a field may have."""
+    """Say which values a field may have."""
     about = fields.of(field)
     if about.choices:
         return ", ".join(about.choices)

@@ -259,14 +259,14 @@ class Config:
         return 2**self.generator_levels
 
     def carries_texture(self, direction: str) -> bool:
-        """Whether the generator of "a2b" or "b2a" adds texture of its source, see `models.texture`."""
+        """Say whether the generator of "a2b" or "b2a" adds texture of its source, see `models.texture`."""
         source, target = direction.split("2")
         if {source, target} != {"a", "b"}:
             raise ValueError(f"the direction is {direction!r}; a2b or b2a is allowed")
         return self.texture in (target, "both")
 
     def to_dict(self) -> dict:
-        """The settings as plain JSON values, in the order of the fields."""
+        """Return the settings as plain JSON values, in the order of the fields."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod

@@ -13,7 +13,7 @@ from cyclescan.training.cyclegan import CycleGAN
 
 
 def read(model: str | Path, config: Config) -> Run:
-    """The run to begin with.
+    """Find the run to begin with.
 
     Args:
         model: its folder, or the name of a model that comes with cyclescan.

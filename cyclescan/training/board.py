@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from cyclescan.artifacts.direction import Direction
 from cyclescan.artifacts.runs import Run
 from cyclescan.scans.volume import plane
 from cyclescan.training.validation import Seen
@@ -24,14 +25,14 @@ SKIPPED_STEPS, TRACED_STEPS = 10, 5  # the first steps build graphs and fill que
 
 
 def scalars(room: str, values: Mapping[str, float], step: int) -> None:
-    """One curve ROOM/NAME for each value; one that is not finite leaves a gap."""
+    """Show one curve ROOM/NAME for each value; one that is not finite leaves a gap."""
     for name, value in values.items():
         if math.isfinite(value):
             tf.summary.scalar(f"{room}/{name}", value, step)
 
 
 def picture(name: str, columns: Mapping[str, np.ndarray], spacing_mm: Sequence[float], step: int) -> None:
-    """The three middle planes of some volumes of one shape, side by side, see `triplanar`.
+    """Show the three middle planes of some volumes of one shape, side by side, see `triplanar`.
 
     Args:
         name: where TensorBoard shows it.
@@ -44,7 +45,7 @@ def picture(name: str, columns: Mapping[str, np.ndarray], spacing_mm: Sequence[f
 
 
 def triplanar(volumes: Sequence[np.ndarray], spacing_mm: Sequence[float]) -> np.ndarray:
-    """The middle sagittal, coronal and axial planes, from top to bottom, of each volume, from left to right.
+    """Join the middle sagittal, coronal and axial planes, from top to bottom, of each volume, from left to right.
 
     Planes lie as in the report (`volume.plane`): superior up, anterior to the left and, in the axial plane, up.
 
@@ -65,7 +66,7 @@ def triplanar(volumes: Sequence[np.ndarray], spacing_mm: Sequence[float]) -> np.
 
 
 def validation(seen: Mapping[str, Seen], sources: Mapping[str, np.ndarray], run: Run, step: int) -> None:
-    """What the networks make of the fixed volumes at a checkpoint: measures, pictures, distributions of intensities.
+    """Show what the networks make of the fixed volumes: measures, pictures, distributions of intensities.
 
     Args:
         seen: of each direction, from `Validation.look`.
@@ -74,7 +75,7 @@ def validation(seen: Mapping[str, Seen], sources: Mapping[str, np.ndarray], run:
         step: when.
     """
     for direction, what in seen.items():
-        source, target = run.names(direction)
+        ends, (source, target) = Direction(direction), run.names(direction)
         scalars("validation", {f"{name}_{direction}": value for name, value in what.measures.items()}, step)
         labels = {
             "source": source,
@@ -84,8 +85,8 @@ def validation(seen: Mapping[str, Seen], sources: Mapping[str, np.ndarray], run:
         }
         columns = {label: what.example[name] for name, label in labels.items() if name in what.example}
         picture(direction, columns, run.data["spacing_mm"], step)
-        tf.summary.histogram(f"intensity/real_{direction[0]}", sources[direction[0]], step, buckets=BUCKETS)
-        tf.summary.histogram(f"intensity/fake_{direction[2]}", what.translated, step, buckets=BUCKETS)
+        tf.summary.histogram(f"intensity/real_{ends.source}", sources[ends.source], step, buckets=BUCKETS)
+        tf.summary.histogram(f"intensity/fake_{ends.target}", what.translated, step, buckets=BUCKETS)
 
 
 @contextlib.contextmanager
@@ -150,5 +151,5 @@ def _square_pixels(image: np.ndarray, spacing_mm: Sequence[float], axis: int) ->
 
 
 def _padded(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Black below and to the right."""
+    """Fill an image up with black below and to the right."""
     return np.pad(image, ((0, rows - image.shape[0]), (0, columns - image.shape[1])), constant_values=-1.0)

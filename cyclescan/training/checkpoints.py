@@ -183,7 +183,7 @@ def check_room(run: Run, state, first: int, every: int) -> None:
 
 
 def no_room(run: Run, state, reason: str) -> str:
-    """The sentence about a disk that takes no more."""
+    """Make the sentence about a disk that takes no more."""
     good = last_good(run)
     kept = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
     return (
@@ -213,7 +213,7 @@ def explaining_a_full_disk(run: Run, state):
 
 
 def disk_trouble(error: BaseException | None) -> str | None:
-    """The system's words in an error or in one that it came from, when they are about a disk."""
+    """Return the system's words in an error or in one that it came from, when they are about a disk, else None."""
     while error is not None:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             # TensorFlow has no numbers and many classes, but it quotes the system
@@ -225,7 +225,7 @@ def disk_trouble(error: BaseException | None) -> str | None:
 
 
 def size(*trackables) -> int:
-    """Bytes of the variables of TensorFlow objects, each counted once."""
+    """Add up the bytes of the variables of TensorFlow objects, each counted once."""
     import keras
     import tensorflow as tf
 

@@ -99,7 +99,7 @@ class CycleGAN(tf.Module):
         return self.config.lambda_adversarial > 0
 
     def state(self) -> tf.train.Checkpoint:
-        """Everything that changes while training; all that chance decides is a function of the step and the seed."""
+        """Collect all that changes while training; what chance decides is a function of the step and the seed."""
         return tf.train.Checkpoint(
             step=self.step,
             generator_optimizer=self.optimizers["generators"],
@@ -116,7 +116,7 @@ class CycleGAN(tf.Module):
             optimizer.learning_rate = rate
 
     def take_step(self, batch: dict, phase: Phase) -> tuple[dict, dict]:
-        """The step that a phase of the run asks for; returns what `train_step` does."""
+        """Take the step that a phase of the run asks for; returns what `train_step` does."""
         if phase.warmup:
             return self.warmup_step(batch, discriminators=phase.discriminators, back=phase.late)
         return self.train_step(batch, back=phase.late)
@@ -164,7 +164,7 @@ class CycleGAN(tf.Module):
         return losses, measures
 
     def _in_parts(self, batch: dict, compute) -> tuple[tuple, dict]:
-        """What `compute(part, number)` gives for the parts of a batch, one after the other in memory.
+        """Call `compute(part, number)` for the parts of a batch, one after the other in memory.
 
         Returns:
             The mean of its first result over the parts, and its second result, a dictionary, for the whole batch.
@@ -189,7 +189,7 @@ class CycleGAN(tf.Module):
         return total, {key: tf.reshape(array.stack(), (-1, *volumes[key].shape[1:])) for key, array in kept.items()}
 
     def _gradients(self, batch: dict, part: int | tf.Tensor, phase: Phase) -> tuple[tuple[dict, dict, dict], dict]:
-        """What one part of a replica's batch gives.
+        """Take the gradients of one part of a replica's batch.
 
         Returns:
             Scaled gradients of "generators" and "discriminators", losses and measures; and the volumes for the pools.
@@ -239,7 +239,7 @@ class CycleGAN(tf.Module):
         return drawn
 
     def _scaled(self, name: str, losses: dict, weights: dict) -> tf.Tensor:
-        """The weighted sum of losses, times the loss scale of an optimizer."""
+        """Sum losses up by their weights, times the loss scale of an optimizer."""
         return self.optimizers[name].scale_loss(tf.add_n([weights[term] * value for term, value in losses.items()]))
 
     def _apply(self, name: str, gradients: list) -> dict:
@@ -286,7 +286,7 @@ class _Networks:
         self._model, self._drawn = model, drawn
 
     def context(self, batch: dict, parts: list[terms.Part]) -> terms.Context:
-        """What the terms of the generators are computed from."""
+        """Make what the terms of the generators are computed from."""
         model = self._model
         return terms.Context(batch, self, [part.term for part in parts], model.config, model.finest_plane)
 
@@ -324,11 +324,11 @@ class _Networks:
         return self._model.config.back_sharpening * factors
 
     def _keys(self, direction: Direction, volumes: tf.Tensor) -> list[tf.Tensor]:
-        """Seeds by the number of each volume, so that chance is the same however a batch is divided."""
+        """Make seeds by the number of each volume, so that chance is the same however a batch is divided."""
         own, size = 2 * self._model.seed + DIRECTIONS.index(direction), volumes.shape[0]
         return [tf.stack([own, self._drawn * size + n]) for n in range(size)]
 
 
 def _parted(results: tf.Tensor | list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """A translation, and the features for amplitudes or None, of what comes out of `texture.without`."""
+    """Split what comes out of `texture.without` into a translation, and the features for amplitudes or None."""
     return tuple(results) if isinstance(results, list) else (results, None)

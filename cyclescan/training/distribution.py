@@ -80,7 +80,7 @@ class Distribution:
         return self.worker == 0
 
     def scope(self):
-        """A context; variables made in it are on every replica."""
+        """Return a context; variables made in it are on every replica."""
         return self._strategy.scope()
 
     def check(self, config: Config) -> None:
@@ -95,7 +95,7 @@ class Distribution:
     # --- in a step ---
 
     def run(self, function: Callable, batch: dict[str, tf.Tensor]) -> Any:
-        """Call `function` on each replica of this worker with its share of the worker's batch; what the first returns.
+        """Call `function` on each replica of this worker with its share of the batch; returns what the first returns.
 
         Args:
             function: of a batch. What it returns is to be equal on all replicas, made so by `mean` and `gather`.
@@ -117,13 +117,13 @@ class Distribution:
         return tf.distribute.get_replica_context().replica_id_in_sync_group if self.replicas > 1 else 0
 
     def mean(self, values: Any) -> Any:
-        """Within `run`: the mean of a structure of tensors over all replicas. Infinite or NaN on one is so on all."""
+        """Average a structure of tensors over all replicas, within `run`. Infinite or NaN on one is so on all."""
         if self.replicas == 1:
             return values
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
     def gather(self, values: Any) -> Any:
-        """Within `run`: tensors of all replicas, one after the other along the first axis."""
+        """Join tensors of all replicas, one after the other along the first axis, within `run`."""
         if self.replicas == 1 or not values:
             return values
         return tf.distribute.get_replica_context().all_gather(values, axis=0)
@@ -131,7 +131,7 @@ class Distribution:
     # --- between steps ---
 
     def agree(self, done: bool, stopped: bool, seconds: float) -> Turn:
-        """Whether there is a further step. Every worker must call this before each step, and once when there is none.
+        """Agree on whether there is a step; each worker calls this before every step, and once when there is none.
 
         Args:
             done: nothing is left to do; that of the chief counts.
@@ -144,7 +144,7 @@ class Distribution:
         return Turn(bool(done) or bool(stopped), bool(stopped), float(seconds))
 
     def from_chief(self, compute: Callable[[], Any]) -> Any:
-        """What `compute` returns on the chief, on every worker; it is called on the chief alone.
+        """Return on every worker what `compute` returns on the chief, where alone it is called.
 
         Args:
             compute: returns what JSON can hold.
@@ -199,7 +199,7 @@ class Distribution:
 
 
 def choose(config: Config) -> Distribution:
-    """The devices that the environment gives to this process; called before anything else in TensorFlow is used.
+    """Choose the devices that the environment gives to this process, before anything else in TensorFlow is used.
 
     TF_CONFIG with several workers, as Vertex AI sets it: all their GPUs (`MultiWorkerMirroredStrategy`). Several
     visible GPUs, or several logical CPUs where there is no GPU: as many of them as the batch can be divided among
@@ -233,7 +233,7 @@ def choose(config: Config) -> Distribution:
 
 
 def share_out(config: Config, devices: int) -> int:
-    """Among how many of so many devices a batch, each share of it in its parts, can be divided."""
+    """Count among how many of so many devices a batch, each share of it in its parts, can be divided."""
     each = config.batch_size // config.accumulate
     return max(n for n in range(1, devices + 1) if each % n == 0)
 

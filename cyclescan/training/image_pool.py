@@ -31,7 +31,7 @@ class ImagePool(tf.Module):
             self.filled = tf.Variable(0, dtype=tf.int32, trainable=False)
 
     def exchange(self, patches: tf.Tensor, step: tf.Tensor, first: int | tf.Tensor = 0) -> tf.Tensor:
-        """Give generated patches, get as many of the same shape.
+        """Give generated patches and get as many of the same shape.
 
         Until the pool is full every patch is returned; afterwards each is, with probability 1/2, exchanged for one
         that was kept earlier. `keep` must follow with the patches of the whole step.
@@ -59,7 +59,7 @@ class ImagePool(tf.Module):
             self.filled.assign(tf.minimum(self.filled + self.batch_size, self.size))
 
     def _plan(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Of each patch of a step: its slot in the pool, whether it is kept there, whether it is exchanged."""
+        """Choose for each patch of a step its slot in the pool, whether it is kept, and whether it is exchanged."""
         key = tf.stack([tf.cast(step, tf.int64), tf.constant(self.seed, tf.int64)])
         chance = tf.random.stateless_uniform([self.batch_size], key)
         # two patches of a step never have the same slot, or one kept patch would be returned twice and another never

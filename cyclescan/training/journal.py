@@ -22,7 +22,7 @@ HISTORY, EVENTS = "history.csv", "tensorboard"  # in the folder of a run
 
 
 class Journal:
-    """The two of one run.
+    """The history and the events of one run.
 
     Args:
         run: its folder.
@@ -40,7 +40,7 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """`tf.summary` writes to RUN/tensorboard while the block runs."""
+        """Have `tf.summary` write to RUN/tensorboard while the block runs."""
         self._earlier, self._end = self._event_files(), 0
         writer = tf.summary.create_file_writer(str(self._events))
         with writer.as_default():
@@ -90,7 +90,7 @@ class Journal:
 
 
 def _read_history(path: Path) -> tuple[list[str], list[dict]]:
-    """Columns and rows; without lines that a killed process or a machine that went away left unfinished."""
+    """Read columns and rows, without lines that a killed process or a machine that went away left unfinished."""
     if not path.exists():
         return [], []
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)

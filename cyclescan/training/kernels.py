@@ -29,7 +29,7 @@ FEW_VOXELS_TRANSPOSED = 256
 
 
 def forward(model: keras.Model, volumes: tf.Tensor) -> tf.Tensor | list[tf.Tensor]:
-    """`model(volumes, training=True)`, equal up to rounding.
+    """Compute `model(volumes, training=True)`, equal up to rounding.
 
     Args:
         model: a functional model of one input; if it has several outputs, so has the result.

@@ -78,11 +78,11 @@ class Loop:
         return turn
 
     def turn(self) -> Turn:
-        """What the workers agree on before a step; whether there is one, only the chief knows."""
+        """Agree with the other workers on whether there is a step, which only the chief knows."""
         return self._devices.agree(False, self.stop.signal is not None, 0.0)
 
     def take_step(self, turn: Turn) -> tuple[Moment, dict[str, float]]:
-        """Take a step; the point of the run where it was taken, and what it told, by TensorBoard's tags.
+        """Take a step, and return the point of the run where it was taken and what it told, by TensorBoard's tags.
 
         Raises:
             NotFiniteError: a loss is not finite.
@@ -100,15 +100,15 @@ class Loop:
         return moment, told | {f"measure/{name}": float(value) for name, value in measures.items()}
 
     def next_batch(self) -> dict[str, tf.Tensor]:
-        """The batch of this worker for the step in hand."""
+        """Return the batch of this worker for the step in hand."""
         return next(self._batches)
 
     def learn(self, batch: dict[str, tf.Tensor], moment: Moment) -> tuple[dict, dict]:
-        """Let the networks learn from a batch; losses and measures as `CycleGAN.train_step` gives them."""
+        """Let the networks learn from a batch; returns losses and measures as `CycleGAN.train_step` gives them."""
         return self.model.take_step(batch, moment.phase)
 
     def not_finite(self, what: str, value: float) -> NotFiniteError:
-        """The error to raise where something is not finite."""
+        """Make the error to raise where something is not finite."""
         kept = self.run.checkpoints
         where = f"the last good checkpoint is step {max(kept)}" if kept else "there is no checkpoint yet"
         return NotFiniteError(f"The {what} is {value} at step {self.step}; {where}. Try a smaller learning_rate.")
@@ -159,7 +159,7 @@ class Due:
         self._tenths = self._reached(step, seconds)
 
     def after(self, step: int, seconds: float) -> bool:
-        """Whether a checkpoint is due after a step."""
+        """Say whether a checkpoint is due after a step."""
         planned = self._reached(step, seconds) > self._tenths if self._by_time else step % self.every == 0
         return planned or bool(self._seconds and seconds >= self._seconds[0])
 
@@ -193,17 +193,17 @@ class Unlogged:
 
     @classmethod
     def from_facts(cls, facts: dict) -> Unlogged:
-        """What the facts of a checkpoint say."""
+        """Read what the facts of a checkpoint say of it."""
         told = [{name: float(text) for name, text in values.items()} for values in facts.get("recent", [])]
         return cls(told, facts.get("input_seconds", 0.0), facts.get("step_seconds", 0.0))
 
     def to_facts(self) -> dict:
-        """The entries of checkpoint.json; numbers as texts, since JSON has no word for what is not finite."""
+        """Make entries of checkpoint.json, numbers as texts, since JSON has no word for what is not finite."""
         texts = [{name: repr(value) for name, value in values.items()} for values in self.told]
         return {"recent": texts, "input_seconds": self.waited, "step_seconds": self.busy}
 
     def means(self) -> dict[str, float]:
-        """The mean of each tag over the steps that told it; NaN where nothing finite was told."""
+        """Average each tag over the steps that told it; NaN where nothing finite was told."""
         found = {}
         for tag in sorted({tag for values in self.told for tag in values}):
             values = [row[tag] for row in self.told if tag in row]
@@ -211,7 +211,7 @@ class Unlogged:
         return found
 
     def speed(self, voxels: int) -> dict[str, float]:
-        """Of these steps of so many voxels, without checkpoints and what belongs to them."""
+        """Say how fast these steps of so many voxels were, without checkpoints and what belongs to them."""
         steps = len(self.told)
         rate = steps / self.busy
         return {"steps_per_second": rate, "voxels_per_second": rate * voxels, "input_seconds": self.waited / steps}
@@ -283,7 +283,7 @@ class ChiefLoop(Loop):
         self.finish(turn)
 
     def turn(self) -> Turn:
-        """What the workers agree on before a step, of which the chief knows whether there is one."""
+        """Agree with the other workers on whether there is a step, and by whose clock: this one's."""
         done = self._over or self._stalled
         return self._devices.agree(done, self.stop.signal is not None, self._clock())
 
@@ -305,7 +305,7 @@ class ChiefLoop(Loop):
         return moment, told
 
     def next_batch(self) -> dict[str, tf.Tensor]:
-        """The batch for the step in hand; the time that it takes is measured."""
+        """Return the batch for the step in hand; the time that it takes is measured."""
         batch = super().next_batch()
         self._unlogged.waited += self._clock() - self._before
         return batch
@@ -341,7 +341,7 @@ class ChiefLoop(Loop):
         checkpoints.save(self.run, self.step, self._state, about)
 
     def _validate(self) -> dict:
-        """The score of the networks and what it is made of, as facts of a checkpoint.
+        """Score the networks, and return the score and what it is made of as facts of a checkpoint.
 
         A machine that is taken back leaves half a minute, so this is broken off by a signal; a resumed run makes up for
         the score.

@@ -57,7 +57,7 @@ class Trace:
 
 
 def _trace(layer, inputs: list[tuple], output: tuple) -> Trace:
-    """The rules. Shapes are (depth, height, width, channels) of one volume."""
+    """Apply the rules to a call. Shapes are (depth, height, width, channels) of one volume."""
     width = _bytes(layer)
     inner = getattr(layer, "layer", layer)  # inside its spectral normalisation
     if isinstance(inner, layers.Conv3DTranspose):
@@ -216,7 +216,7 @@ class _Pass:
         self._keepers = keepers
 
     def backward(self, to_image: bool = False, leaving: bool = False) -> None:
-        """Back through the pass, to the gradients of its weights and of its image.
+        """Go back through the pass, to the gradients of its weights and of its image.
 
         With `leaving`, what the first level needs stays until `leave`: the gradient of the image does not wait for
         those of the weights, so what follows it begins while these are still to be computed.
@@ -266,7 +266,7 @@ class _Pass:
         self.memory.take((self.name, "work"), "workspace", size * self.volumes)
 
     def leave(self) -> None:
-        """All that is left of the pass but the gradients of its weights."""
+        """Free all that is left of the pass but the gradients of its weights."""
         for key in [key for key in self.memory.keys() if isinstance(key, tuple) and key[0] == self.name]:
             self.memory.free(key)
 
@@ -295,7 +295,7 @@ class Need:
 
     @property
     def device(self) -> int:
-        """All but the pool."""
+        """The bytes on the device, all but the pool."""
         return sum(dataclasses.astuple(self)) - self.pool
 
 
@@ -307,7 +307,11 @@ class Networks:
         self._graphs: dict = {}
 
     def graphs(self, config: Config) -> dict[str, _Graph]:
-        """Both graphs; `InputError` where the patch is too small for the discriminator."""
+        """Make the graphs of one generator and one discriminator.
+
+        Raises:
+            InputError: the patch is too small for the discriminator.
+        """
         return {
             "generator": self._graph("generator", _translating, config),
             "discriminator": self._graph("discriminator", build_discriminator, config),
@@ -332,12 +336,12 @@ class Networks:
 
 
 def _translating(config: Config, name: str) -> keras.Model:
-    """Without texture, which is added after training alone; learning how much of it takes next to nothing."""
+    """Build a generator without texture, whose learning takes next to nothing."""
     return build_generator(dataclasses.replace(config, texture="none"), "a2b", name)
 
 
 def estimate(config: Config, networks: Networks | None = None) -> Need:
-    """What one whole training step of these settings needs at its peak.
+    """Estimate what one whole training step of these settings needs at its peak.
 
     The step is gone through on paper, allocation by allocation, with both directions side by side.
 

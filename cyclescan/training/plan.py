@@ -49,7 +49,7 @@ class Device:
     is_gpu: bool = True
 
     def need(self, need: Need) -> int:
-        """Bytes of it that a step takes."""
+        """Return how many bytes of it a step takes."""
         return need.device if self.is_gpu else need.device + need.pool
 
 
@@ -71,7 +71,11 @@ class Choice:
 
 
 def gpu(gigabytes: float) -> Device:
-    """A GPU of so many GB (10^9 bytes, as vendors count); `InputError` where nothing would be left."""
+    """Describe a GPU of so many GB (10^9 bytes, as vendors count).
+
+    Raises:
+        InputError: nothing would be left for tensors.
+    """
     memory = gigabytes * 1e9 - GPU_RESERVE
     if not (math.isfinite(gigabytes) and memory > 0):
         raise InputError(
@@ -83,7 +87,7 @@ def gpu(gigabytes: float) -> Device:
 
 
 def present() -> Device:
-    """The smallest GPU of this machine that TensorFlow sees, or the machine itself."""
+    """Describe the smallest GPU of this machine that TensorFlow sees, or the machine itself."""
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU") and shutil.which("nvidia-smi"):
@@ -98,7 +102,7 @@ def present() -> Device:
 
 
 def _available() -> int:
-    """Bytes of host memory that a program, also in a container, can still have; where Linux does not tell, all."""
+    """Read how many bytes of memory a program, also in a container, can still have; where Linux does not tell, all."""
     source = Path("/proc/meminfo")
     if not source.exists():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -115,7 +119,7 @@ def _available() -> int:
 
 
 def alternatives(config: Config, networks: Networks) -> Iterator[Choice]:
-    """What was asked, then what needs less, each with all that came before it, in the order of what it costs."""
+    """Yield what was asked, then what needs less, each with all that came before it, in the order of what it costs."""
 
     def choice(cost, **changes):
         nonlocal config
@@ -163,7 +167,7 @@ def _possible(config: Config, patch: tuple[int, int, int], networks: Networks) -
 
 
 def page(config: Config, device: Device) -> str:
-    """The plan as text: the need of these settings by part, the alternatives, and which to take."""
+    """Write the plan as text: the need of these settings by part, the alternatives, and which to take."""
     choices = list(alternatives(config, Networks()))
     fitting = next((choice for choice in choices if device.need(choice.need) <= device.memory), None)
     need = choices[0].need
@@ -209,7 +213,7 @@ def _advice(choices: list[Choice], fitting: Choice | None, device: Device) -> li
 
 
 def warn(config: Config) -> None:
-    """One line in the log: what a step needs, and whether this machine has it."""
+    """Say in the log what a step needs, and warn where this machine has less."""
     device = present()
     need = device.need(estimate(config))
     text = f"a step needs an estimated {need / GIB:.2f} GiB; {device.name} has {device.memory / GIB:.2f} GiB for it"

@@ -37,24 +37,24 @@ class Schedule:
     minutes: float | None = None
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much of the run is over, by steps or by time, whichever is more."""
+        """Say how much of the run is over, by steps or by time, whichever is more."""
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(step / self.config.steps, by_time))
 
     def out_of_time(self, seconds: float) -> bool:
-        """Whether the clock ends the run."""
+        """Say whether the clock ends the run."""
         return self.minutes is not None and seconds >= 60 * self.minutes
 
     def over(self, step: int, seconds: float) -> bool:
-        """Whether nothing is left to do after a step."""
+        """Say whether nothing is left to do after a step."""
         return step >= self.config.steps or self.out_of_time(seconds)
 
     def at(self, progress: float) -> Moment:
-        """The rate and the phase at a point of the run, from 0 to 1."""
+        """Return the rate and the phase at a point of the run, from 0 to 1."""
         return Moment(progress, self._learning_rate(progress), self._phase(progress))
 
     def _learning_rate(self, progress: float) -> float:
-        """The setting until `decay_from`, then linearly to 0 at progress 1 (Zhu et al. 2017)."""
+        """Return the setting until `decay_from`, then what falls linearly to 0 at progress 1 (Zhu et al. 2017)."""
         base, decay_from = self.config.learning_rate, self.config.decay_from
         if progress <= decay_from:
             return base

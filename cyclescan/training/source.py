@@ -130,6 +130,6 @@ class Source:
 
 
 def finest_plane(spacing_mm: list[float]) -> tuple[int, int]:
-    """The two axes of a batch whose voxels are smallest, of equal ones the later."""
+    """Return the two axes of a batch whose voxels are smallest, of equal ones the later."""
     first, second = sorted(range(3), key=lambda axis: (spacing_mm[axis], -axis))[:2]
     return min(first, second) + 1, max(first, second) + 1

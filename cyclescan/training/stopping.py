@@ -35,7 +35,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The name of the signal."""
+        """The name of the signal, such as SIGTERM."""
         return signal.Signals(self.signal or 0).name
 
     def note(self, number: int, _frame=None) -> None:
@@ -70,7 +70,7 @@ class Request:
 
 @contextlib.contextmanager
 def requests() -> Iterator[Request]:
-    """SIGTERM and SIGINT are noted instead of obeyed while the block runs, so that it can end at a good moment.
+    """Note SIGTERM and SIGINT instead of obeying them while the block runs, so that it can end at a good moment.
 
     Only the main thread gets signals; elsewhere nothing changes.
     """

@@ -49,7 +49,7 @@ class Phase:
 
     @classmethod
     def whole(cls, config: Config, late: bool = True) -> Phase:
-        """The phase after the warm-up; with `late`, the last one of the run, in which every term may count."""
+        """Return the phase after the warm-up; with `late`, the last one of the run, in which every term may count."""
         return cls(warmup=False, late=late, discriminators=config.lambda_adversarial > 0)
 
 
@@ -61,7 +61,7 @@ class Counts(enum.Enum):
     AFTER_WARMUP = enum.auto()
 
     def within(self, phase: Phase) -> bool:
-        """Whether it counts in this phase."""
+        """Say whether it counts in this phase."""
         return {Counts.ALWAYS: True, Counts.LATE: phase.late, Counts.AFTER_WARMUP: not phase.warmup}[self]
 
 
@@ -76,11 +76,11 @@ class Path(enum.Enum):
     AND_BACK = ("source", "target", "source")
 
     def domains(self, direction: Direction) -> tuple[str, ...]:
-        """These domains, where the first translation has a direction."""
+        """Return these domains, where the first translation has a direction."""
         return tuple(getattr(direction, end) for end in self.value)
 
     def text(self, direction: Direction) -> str:
-        """How names are written: "b", "a2b" and "aba" for the direction a2b."""
+        """Write them as names have it: "b", "a2b" and "aba" for the direction a2b."""
         return ("2" if self is Path.THERE else "").join(self.domains(direction))
 
 
@@ -135,11 +135,11 @@ class Term:
     in_bar: bool = False
 
     def column(self, direction: Direction) -> str:
-        """Its name for a direction in history.csv: "cycle_aba"."""
+        """Return its name for a direction in history.csv, such as "cycle_aba"."""
         return f"{self.name}_{self.path.text(direction)}"
 
     def weight_in(self, settings: Config, phase: Phase) -> float:
-        """Its factor in the weighted sum of a phase; 0 where it does not count."""
+        """Return its factor in the weighted sum of a phase, 0 where it does not count."""
         return self.weight(settings, phase) if self.counts.within(phase) else 0.0
 
 
@@ -150,25 +150,25 @@ class Networks(Protocol):
     """What terms ask of the networks, each backend in its own way. Volumes are (batch, depth, height, width, 1)."""
 
     def translate(self, direction: Direction, volumes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Translations before texture, from which everything but its amplitudes learns, and the features for those."""
+        """Translate, before texture, from which all but its amplitudes learn; returns the features for those, too."""
 
     def teach(self, direction: Direction, volumes: Tensor) -> Tensor:
-        """The translations of the running average, from which nothing is learned."""
+        """Translate with the running average, from which nothing is learned."""
 
     def amplitudes(self, direction: Direction, features: Tensor) -> Tensor:
-        """The amplitudes of texture, see `models.texture`."""
+        """Make the amplitudes of texture, see `models.texture`."""
 
     def judge(self, domain: str, volumes: Tensor) -> Tensor:
-        """The logits of a discriminator."""
+        """Return the logits of a discriminator."""
 
     def judge_with_gradient(self, domain: str, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the gradient of their sum to the volumes, of which a gradient can be taken in turn."""
+        """Return logits, and the gradient of their sum to the volumes, of which a gradient can be taken in turn."""
 
     def noise(self, direction: Direction, volumes: Tensor) -> Tensor:
-        """Normal random numbers of the shape of volumes, for each volume of its own."""
+        """Draw normal random numbers of the shape of volumes, for each volume of its own."""
 
     def sharpening(self, direction: Direction, volumes: Tensor) -> Tensor | None:
-        """Random factors up to `back_sharpening`, one for each volume, of its rank; None where that is 0."""
+        """Draw random factors up to `back_sharpening`, one for each volume, of its rank; None where that is 0."""
 
 
 def _once(method):
@@ -210,46 +210,46 @@ class Context:
     # of the batch
 
     def real(self, domain: str) -> Tensor:
-        """Real volumes of a domain."""
+        """Return real volumes of a domain."""
         return self._batch[f"real_{domain}"]
 
     def partner(self, domain: str) -> Tensor:
-        """What the real volumes of a domain should become in the other one, from pseudo-pairs."""
+        """Return what the real volumes of a domain should become in the other one, from pseudo-pairs."""
         return self._batch[f"partner_{domain}"]
 
     def confidence(self, domain: str) -> Tensor:
-        """How much each voxel of a partner is to be trusted; 0 where it is unknown."""
+        """Return how much each voxel of a partner is to be trusted; 0 where it is unknown."""
         return self._batch[f"weight_{domain}"]
 
     def energies(self, domain: str) -> Tensor:
-        """How much fine detail partners have, (..., bands), see `detail.energies`."""
+        """Return how much fine detail partners have, (..., bands), see `detail.energies`."""
         return self._batch[f"detail_{domain}"]
 
     def blobs(self, domain: str) -> Tensor:
-        """How much each voxel counts of the lesions that were planted into real volumes of a domain, see `planting`."""
+        """Return how much each voxel counts of the lesions planted into real volumes of a domain, see `planting`."""
         return self._batch[f"blobs_{domain}"]
 
     def healthy(self, domain: str) -> Tensor:
-        """Real volumes of a domain before lesions were planted, if any were."""
+        """Return real volumes of a domain before lesions were planted, if any were."""
         return self._batch.get(f"healthy_{domain}", self.real(domain))
 
     @_once
     def noise_sd(self, domain: str) -> Tensor:
-        """The SD of the noise of real volumes, (batch, 1, 1, 1, 1)."""
+        """Measure the SD of the noise of real volumes, (batch, 1, 1, 1, 1)."""
         return losses.noise_sd(self.real(domain), self._finest_plane)
 
     # of the generators
 
     def fake(self, direction: Direction) -> Tensor:
-        """The translations of the real volumes, before texture."""
+        """Translate the real volumes, before texture."""
         return self._translations(direction)[0][0]
 
     def same(self, direction: Direction) -> Tensor:
-        """What the generator makes of real volumes of the domain that it translates to."""
+        """Give the generator real volumes of the domain that it translates to, which it should leave as they are."""
         return self._translations(direction)[0][1]
 
     def features(self, direction: Direction) -> Tensor:
-        """What the amplitudes of texture of `fake` are made of."""
+        """Return what the amplitudes of texture of `fake` are made of."""
         return self._translations(direction)[1]
 
     @_once
@@ -264,17 +264,17 @@ class Context:
 
     @_once
     def cycled(self, direction: Direction) -> Tensor:
-        """The real volumes of the source, there and back."""
+        """Translate the real volumes of the source there and back."""
         return self._networks.translate(direction.reverse, self.fake(direction))[0]
 
     @_once
     def amplitudes(self, direction: Direction) -> Tensor:
-        """The amplitudes of texture, from which no more than these themselves are learned."""
+        """Make the amplitudes of texture, from which no more than these themselves are learned."""
         return self._networks.amplitudes(direction, ops.stop_gradient(self.features(direction)))
 
     @_once
     def returned(self, direction: Direction) -> Tensor:
-        """What the generator of the way back makes of the teacher's translations, sharpened and with noise."""
+        """Translate the teacher's translations back, sharpened and with noise."""
         # a teacher that loses planted lesions would teach its pupil to invent them: both see volumes without
         given = ops.stop_gradient(self._networks.teach(direction, self.healthy(direction.source)))
         factor = self._networks.sharpening(direction, given)
@@ -286,7 +286,7 @@ class Context:
 
     @_once
     def verdict(self, direction: Direction) -> Tensor:
-        """The logits of the discriminator of the target on `fake`."""
+        """Return the logits of the discriminator of the target on `fake`."""
         return self._networks.judge(direction.target, self.fake(direction))
 
 
@@ -306,11 +306,11 @@ class Judgement:
         self._made: dict = {}
 
     def logits(self, domain: str) -> tuple[Tensor, Tensor]:
-        """On real and on generated volumes."""
+        """Return the logits of a discriminator on real and on generated volumes."""
         return self._judged(domain)[:2]
 
     def gradient(self, domain: str) -> Tensor:
-        """The gradient of the sum of the logits on real volumes with respect to these."""
+        """Return the gradient of the sum of the logits on real volumes to these volumes."""
         return self._judged(domain)[2]
 
     @_once
@@ -322,7 +322,7 @@ class Judgement:
         return *ops.split(self._networks.judge(domain, ops.concatenate([real, fake], 0)), 2), None
 
     def accuracy(self, domain: str) -> Tensor:
-        """How often the discriminator is right."""
+        """Measure how often the discriminator is right."""
         return losses.accuracy(*self.logits(domain), self.settings.adversarial_loss)
 
 
@@ -530,22 +530,22 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The name of its column in history.csv."""
+        """Its name in history.csv."""
         return self.term.column(self.direction)
 
 
 def all_terms() -> list[Term]:
-    """Every term that there is, in the order of the lists."""
+    """Return every term that there is, in the order of the lists."""
     return [term for row in (*GENERATORS, *DISCRIMINATORS) for term in row]
 
 
 def of_generators(config: Config, phase: Phase) -> list[Part]:
-    """What the generators learn from in a phase, in the order of the sum."""
+    """Return what the generators learn from in a phase, in the order of the sum."""
     return _computed(GENERATORS, DIRECTIONS, config, phase)
 
 
 def of_discriminators(config: Config, phase: Phase) -> list[Part]:
-    """What the discriminators learn from, in the order of the sum: domain a, which b2a translates to, then b."""
+    """Return what the discriminators learn from, in the order of the sum: domain a, which b2a makes, then b."""
     return _computed(DISCRIMINATORS, DIRECTIONS[::-1], config, phase) if phase.discriminators else []
 
 
@@ -560,7 +560,7 @@ def _computed(rows, directions: Iterable[Direction], config: Config, phase: Phas
 
 
 def used(config: Config) -> list[Term]:
-    """The terms that count in some phase of a run, in the order of the lists."""
+    """Return the terms that count in some phase of a run, in the order of the lists."""
     whole = Phase.whole(config)
     phases = (dataclasses.replace(whole, warmup=True), whole)
     parts = [part for phase in phases for part in (*of_generators(config, phase), *of_discriminators(config, phase))]
@@ -568,27 +568,27 @@ def used(config: Config) -> list[Term]:
 
 
 def has_warmup(config: Config) -> bool:
-    """Whether there is something to learn from in a warm-up."""
+    """Say whether there is something to learn from in a warm-up."""
     return bool(of_generators(config, Phase(warmup=True, late=False, discriminators=False)))
 
 
 def batch_contents(config: Config) -> dict[str, bool | int]:
-    """What batches must have for the terms of a run; arguments of `dataset.batches`."""
+    """Return what batches must have for the terms of a run, as arguments of `dataset.batches`."""
     read = {name for term in used(config) for name in term.reads}
     blobs = {"transplants": config.transplants, "fluid_blobs": config.fluid_blobs} if "blobs" in read else {}
     return {"paired": "partner" in read, "detail": "detail" in read, **blobs}
 
 
 def values(parts: Iterable[Part], context: Context | Judgement) -> dict[str, Tensor]:
-    """The unweighted losses by name, in order."""
+    """Compute the unweighted losses by name, in order."""
     return {part.name: part.term.compute(context, part.direction) for part in parts}
 
 
 def weights(parts: Iterable[Part], settings: Config, phase: Phase) -> dict[str, float]:
-    """The factors of the weighted sum by name, in order."""
+    """Return the factors of the weighted sum by name, in order."""
     return {part.name: part.term.weight_in(settings, phase) for part in parts}
 
 
 def accuracy_column(domain: str) -> str:
-    """The name in history.csv of how often the discriminator of a domain is right."""
+    """Return the name in history.csv of how often the discriminator of a domain is right."""
     return f"accuracy_{domain}"

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan import records
-from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.artifacts.direction import DIRECTIONS, Direction
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
@@ -96,7 +96,7 @@ class Validation:
         return {domain: np.stack(volumes) for domain, volumes in self._sources.items()}
 
     def look(self, translators: Mapping) -> dict[str, Seen]:
-        """What the networks make of the volumes now, for "a2b" and "b2a".
+        """Look at what the networks make of the volumes now, for "a2b" and "b2a".
 
         Args:
             translators: a Keras model for each direction.
@@ -106,8 +106,8 @@ class Validation:
         """
         seen: dict[str, Seen] = {}
         for direction in DIRECTIONS:
-            source, target = direction[0], direction[2]
-            there, back = (self._function(d, translators[d]) for d in (direction, f"{target}2{source}"))
+            source = direction.source
+            there, back = (self._function(d, translators[d]) for d in (direction, direction.reverse))
             translated = np.stack([there(volume) for volume in self._sources[source]])
             if not np.isfinite(translated).all():
                 raise FloatingPointError(direction)
@@ -123,15 +123,16 @@ class Validation:
         return seen
 
     def _function(self, direction: str, network) -> Callable[[np.ndarray], np.ndarray]:
-        """A network as a function of a volume; the graph, which takes a second to build, is kept from call to call."""
+        """Make a function of volumes; the graph, which takes a second to build, is kept from call to call."""
         if self._networks.get(direction, (None,))[0] is not network:
             self._networks[direction] = network, tf.function(lambda volume: network(volume, training=False))
         graph = self._networks[direction][1]
         return lambda volume: graph(volume[None, ..., None].astype(np.float32)).numpy().astype(np.float32)[0, ..., 0]
 
     def measure(self, direction: str, translated: Iterable[np.ndarray]) -> dict[str, float]:
-        """`Seen.measures` of translations of the sources, but for `partner`."""
-        source, target = self._sources[direction[0]], self._targets[direction[2]]
+        """Take the `Seen.measures` of translations of the sources, but for `partner`."""
+        ends = Direction(direction)
+        source, target = self._sources[ends.source], self._targets[ends.target]
         cells = _cells(translated, self._factors)
         distance = target.distance(cells)
         shared = float(np.mean([2 - 2 / nmi(a, b) for a, b in zip(translated, source, strict=True)]))
@@ -148,12 +149,12 @@ class Validation:
 
 
 def score(seen: Mapping[str, Seen]) -> float:
-    """One number for a checkpoint, which holds both directions: the geometric mean of their scores."""
+    """Make one number for a checkpoint, which holds both directions: the geometric mean of their scores."""
     return math.prod(s.measures["score"] for s in seen.values()) ** (1 / len(seen))
 
 
 def stalled(run: Run) -> bool:
-    """Whether the last `run.patience` checkpoints were no better than the best before them.
+    """Say whether the last `run.patience` checkpoints were no better than the best before them.
 
     Checkpoints of the warm-up do not count, unless it is the whole run: the schedule has yet to come to what the run
     is for. Nor do those that only a signal caused.
@@ -180,12 +181,12 @@ class _Real:
         self.ends = _share_at_the_ends(volumes)
 
     def distance(self, cells: np.ndarray) -> float:
-        """Mean over the cells of the Wasserstein distance between the values there, from `QUANTILES` of both."""
+        """Average the Wasserstein distance between the values of each cell, from `QUANTILES` of both."""
         return float(np.abs(np.quantile(cells, QUANTILES, axis=0) - self._quantiles).mean())
 
 
 def _read(data: Path, splits: Sequence[str], domain: str, count: int) -> list[records.Record]:
-    """The first `count` records of a domain, from the first split on."""
+    """Read the first `count` records of a domain, from the first split on."""
     entries = [
         e for split in splits if records.shards(data / split, domain) for e in records.entries(data, split, domain)
     ]
@@ -193,7 +194,7 @@ def _read(data: Path, splits: Sequence[str], domain: str, count: int) -> list[re
 
 
 def _middle(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The middle of a volume; what is missing is air, -1."""
+    """Cut the middle out of a volume; what is missing is air, -1."""
     missing = [max(0, wanted - n) for wanted, n in zip(shape, volume.shape, strict=True)]
     volume = np.pad(volume, [(m // 2, m - m // 2) for m in missing], constant_values=-1.0)
     starts = [(n - wanted) // 2 for wanted, n in zip(shape, volume.shape, strict=True)]
@@ -218,7 +219,7 @@ def _cells(volumes: Iterable[np.ndarray], factors: Sequence[int]) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's, 0 where one is constant."""
+    """Compute Pearson's correlation, 0 where one is constant."""
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])
 
 
