@@ -29,9 +29,10 @@ _PUBLIC = {
     "Config": "cyclescan.config",
     "preset": "cyclescan.config.presets",
     "fit": "cyclescan.training.trainer",
+    "TrainOptions": "cyclescan.training.options",
     "Translator": "cyclescan.inference.translator",
 }
-__all__ = ["NOTICE", "Config", "Translator", "Volume", "__version__", "fit", "preset", "read", "write"]
+__all__ = ["NOTICE", "Config", "TrainOptions", "Translator", "Volume", "__version__", "fit", "preset", "read", "write"]
 
 
 def __getattr__(name: str):

@@ -85,6 +85,7 @@ def setting(default: Any, group: Group, help: str, **about: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": Setting(group, help, **about)})
 
 
-def of(field: dataclasses.Field) -> Setting:
+def of(field: dataclasses.Field[Any]) -> Setting:
     """Return what a field of `Config` says about itself."""
-    return field.metadata["setting"]
+    found: Setting = field.metadata["setting"]
+    return found
