@@ -6,10 +6,13 @@ import argparse
 import logging
 import sys
 
+from cyclescan.artifacts import runs
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
 from cyclescan.config import Config, reference
 from cyclescan.config.presets import PRESETS, preset
+from cyclescan.training import options, stopping
+from cyclescan.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "listed below",
     )
     parser.add_argument("--steps", type=int, default=None, help="number of steps; default: the preset's")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after this time, with the schedule shortened")
-    parser.add_argument("--seed", type=int, default=None, help="default 0, or that of the resumed run")
-    parser.add_argument(
-        "--start-from",
-        default=None,
-        metavar="MODEL",
-        help="a run, or a model that comes with cyclescan, whose generators a new run begins with; its generator_ "
-        "settings must be the same",
-    )
-    _add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="record a few steps with TensorFlow's profiler in RUN/tensorboard/plugins/profile",
-    )
+    options.add_arguments(parser)
     parser.add_argument("--plan", action="store_true", help="print which settings fit the memory, and train nothing")
     parser.add_argument(
         "--gpu-memory-gb",
@@ -59,53 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint-every", type=int, default=None, help="steps; default: a tenth of the run")
-    parser.add_argument(
-        "--keep-states",
-        type=int,
-        default=None,
-        metavar="N",
-        help="keep the last N checkpoints whole, of those before only the networks that translate; 0 keeps all whole "
-        "(default: 3)",
-    )
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=None,
-        metavar="N",
-        help="stop when N checkpoints after the warm-up had no better validation score; 0: never (default: 0)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run from its last checkpoint, with the options it was begun with; begin it if the folder is "
-        "empty",
-    )
-    parser.add_argument(
-        "--resume-from",
-        type=int,
-        default=None,
-        metavar="STEP",
-        help="continue it from the checkpoint of this step (0: from the beginning) and remove the later ones",
-    )
-
-
-LEAST = {"steps": 1, "seed": 0, "checkpoint_every": 1, "keep_states": 0, "patience": 0, "resume_from": 0}
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Train, or print a plan; returns the exit code.
 
     Raises:
         InputError: something is wrong with the options, the data, the run or the disk.
     """
-    for name, least in LEAST.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
-    if arguments.minutes is not None and not arguments.minutes > 0:
-        raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InputError(f"--steps is {arguments.steps}; it must be at least 1.")
+    asked = options.from_arguments(arguments)
     settings = list(arguments.settings) + ([f"steps={arguments.steps}"] if arguments.steps else [])
     if arguments.plan:
         _plan(preset(arguments.preset or "knee").with_settings(settings), arguments.gpu_memory_gb)
@@ -115,38 +66,20 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("data", "run"):
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing; only --plan does without.")
-
-    from cyclescan.artifacts import runs
-    from cyclescan.training import stopping
-
-    resume = arguments.resume or arguments.resume_from is not None
-    begins = arguments.resume and arguments.resume_from is None and runs.is_new(arguments.run)
-    begun = runs.read_run(arguments.run) if resume and not begins else None
-    # checked before TensorFlow is imported, which takes seconds
+    begins = not asked.resuming or (asked.resume_from is None and runs.is_new(arguments.run))
+    begun = None if begins else runs.read_run(arguments.run)
     base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
-    chosen = base.with_settings(settings)
-    if begun and arguments.seed not in (None, begun.seed):
-        raise InputError(f"{arguments.run} was begun with --seed {begun.seed}, not {arguments.seed}.")
+    return _train(arguments, base.with_settings(settings), asked)
 
+
+def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -> int:
+    # what is wrong with the options has been said by now: TensorFlow takes seconds to import
     from cyclescan.training import trainer
     from cyclescan.training.distribution import WorkerLostError
     from cyclescan.training.loop import NotFiniteError
-    from cyclescan.training.options import TrainOptions
 
-    options = TrainOptions(
-        preset=arguments.preset or "knee",
-        seed=arguments.seed or 0,
-        minutes=arguments.minutes,
-        checkpoint_every=arguments.checkpoint_every,
-        resume=resume,
-        resume_from=arguments.resume_from,
-        keep_states=arguments.keep_states,
-        patience=arguments.patience,
-        profile=arguments.profile,
-        start_from=arguments.start_from,
-    )
     try:
-        trained = trainer.train(arguments.data, arguments.run, chosen, options)
+        trained = trainer.train(arguments.data, arguments.run, config, asked)
     except NotFiniteError as error:
         raise InputError(str(error)) from error
     except stopping.Terminated:

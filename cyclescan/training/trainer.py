@@ -57,7 +57,7 @@ def train(data: str | Path, run: str | Path, config: Config, options: TrainOptio
         preset=options.preset,
         data=source.about,
         records=str(source.folder.resolve()),
-        seed=options.seed,
+        seed=options.seed or 0,
         fingerprint=source.fingerprint,
         started_from="" if given is None else given.path.name,
         **options.of_run,
@@ -130,7 +130,7 @@ def _opened(devices: Distribution, chosen: Run, options: TrainOptions) -> Run:
 
     def begin() -> dict:
         resumed = options.resuming and not runs.is_new(chosen.path)
-        begun = _resumed(chosen, options.of_run) if resumed else _begun(chosen)
+        begun = _resumed(chosen, options) if resumed else _begun(chosen)
         return dataclasses.asdict(begun) | {"path": str(begun.path)}
 
     values = devices.from_chief(begin)
@@ -176,13 +176,15 @@ def _begun(run: Run) -> Run:
     return run
 
 
-def _resumed(chosen: Run, asked: dict[str, float]) -> Run:
+def _resumed(chosen: Run, options: TrainOptions) -> Run:
     """The run in the folder of `chosen`, with what else was asked for.
 
     Raises:
-        InputError: it has other settings or was begun on other records.
+        InputError: it has other settings or another seed, or was begun on other records.
     """
     run = runs.read_run(chosen.path)
+    if options.seed not in (None, run.seed):
+        raise InputError(f"{run.path} was begun with --seed {run.seed}, not {options.seed}.")
     settings = run.config.to_dict()
     differing = [key for key, value in chosen.config.to_dict().items() if settings[key] != value]
     if differing:
@@ -200,4 +202,4 @@ def _resumed(chosen: Run, asked: dict[str, float]) -> Run:
             f"{run.path} was begun on other records than those that are in {chosen.records} now; give it those "
             "with --data, or begin a new run."
         )
-    return dataclasses.replace(run, **asked)
+    return dataclasses.replace(run, **options.of_run)
