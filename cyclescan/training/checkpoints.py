@@ -203,9 +203,11 @@ def explaining_a_full_disk(run: Run, state):
     Raises:
         InputError: the disk is full, or cannot be written for another reason.
     """
+    import tensorflow as tf
+
     try:
         yield
-    except (OSError, InputError, *tensorflow_errors()) as error:
+    except (OSError, InputError, tf.errors.OpError) as error:
         reason = disk_trouble(error)
         if reason is None:
             raise
@@ -214,10 +216,12 @@ def explaining_a_full_disk(run: Run, state):
 
 def disk_trouble(error: BaseException | None) -> str | None:
     """Return the system's words in an error or in one that it came from, when they are about a disk, else None."""
+    import tensorflow as tf
+
     while error is not None:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             # TensorFlow has no numbers and many classes, but it quotes the system
-            quoted = isinstance(error, tensorflow_errors()) and os.strerror(number) in str(error)
+            quoted = isinstance(error, tf.errors.OpError) and os.strerror(number) in str(error)
             if quoted or (isinstance(error, OSError) and error.errno == number):
                 return os.strerror(number)
         error = error.__cause__ or error.__context__

@@ -57,7 +57,7 @@ class TrainOptions:
         return self.resume or self.resume_from is not None
 
     @property
-    def of_run(self) -> dict[str, float]:
+    def of_run(self) -> dict[str, Any]:
         """What was asked for of that which config.json keeps and a resumed run may change."""
         asked = {key: getattr(self, key) for key in ("minutes", "checkpoint_every", "keep_states", "patience")}
         return {key: value for key, value in asked.items() if value is not None}

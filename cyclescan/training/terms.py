@@ -572,7 +572,7 @@ def has_warmup(config: Config) -> bool:
     return bool(of_generators(config, Phase(warmup=True, late=False, discriminators=False)))
 
 
-def batch_contents(config: Config) -> dict[str, bool | int]:
+def batch_contents(config: Config) -> dict[str, Any]:
     """Return what batches must have for the terms of a run, as arguments of `dataset.batches`."""
     read = {name for term in used(config) for name in term.reads}
     blobs = {"transplants": config.transplants, "fluid_blobs": config.fluid_blobs} if "blobs" in read else {}

@@ -98,6 +98,7 @@ def _trained(
         log.info("%s is complete: nothing is left to do", run.path)
         return run
     batches = source.batches(run.seed, int(model.step), devices)
+    loop: Loop
     if devices.is_chief:
         loop = ChiefLoop(run, model, batches, devices, stop, source.folder, facts, options)
         if run != runs.read_run(run.path):

@@ -63,3 +63,11 @@ def test_other_generators_are_refused_with_the_setting_that_would_do(begun):
         beginning.read(begun.path, dataclasses.replace(CONFIG, generator_levels=3))
     with pytest.raises(InputError, match="There is no model at nowhere"):
         beginning.read("nowhere", CONFIG)
+
+
+def test_a_run_that_goes_on_from_its_beginning_asks_for_the_same_generators(begun, tiny_records, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=1)
+    run = trainer.train(tiny_records, tmp_path / "run", config, start_from=begun.path)
+    with pytest.raises(InputError, match=r"began with the generators of run .*; give that model with --start-from"):
+        trainer.train(tiny_records, run.path, config, resume_from=0)
+    assert list(runs.read_run(run.path).checkpoints) == []
