@@ -82,16 +82,16 @@ def _trained(
     model = CycleGAN(run.config, run.seed, devices, source.finest_plane)
     if given is not None:  # a checkpoint that is resumed replaces them
         beginning.take_over(model, given)
+    elif run.started_from and (options.resume_from == 0 or not run.checkpoints):
+        raise InputError(
+            f"{run.path} began with the generators of {run.started_from} and goes on from its beginning; give that "
+            "model with --start-from again."
+        )
     facts = {}
     if options.resuming:
         facts = _restored(devices, run, model.state(), options.resume_from)
         log.info("resumed at step %d of %s", int(model.step), run.path)
         run = _within_its_time(run, int(model.step), facts, options)
-    if run.started_from and given is None and not facts:
-        raise InputError(
-            f"{run.path} began with the generators of {run.started_from} and goes on from its beginning; give that "
-            "model with --start-from again."
-        )
     stalled = devices.from_chief(lambda: validation.stalled(run))
     over = Schedule(run.config, run.minutes).over(int(model.step), facts.get("seconds", 0.0))
     if (over or stalled) and facts.get("score", 0.0) is not None:
