@@ -36,6 +36,7 @@ from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import intensity, prepare
 from cyclescan.scans.volume import Volume
 from cyclescan.training import trainer
+from cyclescan.training.options import TrainOptions
 from data_prep.parallel import processes
 from data_prep.phantom import draw_pair
 from data_prep.phantom.planted import KINDS
@@ -139,7 +140,8 @@ def main() -> None:
     data, run = arguments.work / "records", arguments.work / "run"
     write_records(data, arguments.knees, arguments.seed)
     config = preset("demo").with_settings(SETTINGS)
-    trainer.train(data, run, config, "demo", arguments.seed, arguments.minutes, resume=True)
+    options = TrainOptions(preset="demo", seed=arguments.seed, minutes=arguments.minutes, resume=True)
+    trainer.train(data, run, config, options)
     print("\n".join(measure(run, arguments.measure)))
 
 
