@@ -360,7 +360,7 @@ def test_a_rule_for_nifti_files_is_refused(tmp_path, capsys):
 def test_a_series_of_nobody_needs_a_table(tmp_path, capsys):
     write_knee(tmp_path / "a", subject="")
     assert build(tmp_path / "a", tmp_path / "records") == 2
-    assert "has no PatientID; state the subject in a .csv or .tsv table" in capsys.readouterr().err
+    assert "has no PatientID; state the subject with --subject or in a .csv or .tsv table" in capsys.readouterr().err
     (tmp_path / "a.csv").write_text("subject,path,site\nanna,a#Modality=MR,north\n")
     assert build(tmp_path / "a.csv", tmp_path / "records") == 0
 
