@@ -246,7 +246,12 @@ def _write(out: Path, given: _Given, bone: Bone, found: Result, report: dict) ->
     in_room = given.plan.moved(found.pose)
     in_room.document["notice"] = NOTICE
     trajectories.write(in_room, out / "lines.mrk.json")
-    write_text(out / "plan.html", page.render("cyclescan.planning", "plan.html.j2", report=report, views=shown))
+    values = {
+        "report": report,
+        "views": shown,
+        "model": Path(report["model"]["model"]).name,
+    }  # places stay with the user
+    write_text(out / "plan.html", page.render("cyclescan.planning", "plan.html.j2", **values))
     write_json(out / "plan.json", report)  # last: where it is, all is
 
 
