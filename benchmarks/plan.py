@@ -292,21 +292,24 @@ Of digital knees, with the bars of the task in brackets:
   0.6 mm with the true one (within 1 mm of it), and 6 of 6 knees are successes (95 %). The worst knee has 1.9 mm.
 - No failure went unnoticed in any row (2 %): of 42 results from two views 1 failed and was refused; of 36 from one view
   13 failed and were refused, and 3 good ones with them.
-- One view: the tip is 0.6 mm off in the plane of the image (2 mm) for starts off by up to 10. Depth is off by 5 to 10 mm
-  and more, as it has to be. With starts off by 20 one view is not to be relied on: half of them fail, and are refused.
+- One view: the tip is 0.6 mm off in the plane of the image (2 mm) for starts off by up to 10. Depth is off by 5 to
+  10 mm and more, as it has to be. With starts off by 20 one view is not to be relied on: with the synthetic CT half of
+  them fail, and are refused.
 - Against MR turned inside out the synthetic CT gains nothing with two views: the mask has the outline, and the dark
-  cortex of MR is a bright one when inverted. With one view it decides: 4 of 4 against 1 of 4 successes. What is
-  missing to the true CT, half a millimetre, is the cortex, which the model draws too faint and too wide (it works on
-  voxels of 3 x 2.2 x 2.2 mm, and its 99th percentile inside the femur is 720 HU where the true one is 1170).
-- A result takes 7 to 8 s of one core with two views, and took 24 s of wall clock in one process on a machine of two
-  cores that nine others used (60 s).
+  cortex of MR is a bright one when inverted. With one view it decides: 4 of 4 against 1 of 4 successes.
+- A result takes 7 to 8 s of one core with two views; in one process on a busy machine of two cores it took 24 s of wall
+  clock in the median (60 s).
 - A differentiable X-ray does not pay: descending a gradient from the same starts, one search in five comes near
-  enough, of CMA-ES four in five, for a quarter of the evaluations. Four descents would still catch less than one CMA-ES.
+  enough, of CMA-ES four in five, for a quarter of the evaluations. Four descents, were they independent, would catch
+  three in five.
 
 ## What cannot
 
 - Whether 95 % or 2 % hold: six knees and one start of each are few, four in all rows but the first three. The reach of
   the search was set to what starts were off by, which a surgeon has to guess.
+- Why the synthetic CT stays half a millimetre behind the true one. The model works on voxels of 3 x 2.2 x 2.2 mm and
+  draws the cortex fainter (99th percentile inside the femur of one knee 720 HU, of the true CT 1170), but nothing here
+  tells that from other causes.
 - Anything about patients: masks are those of the phantom, without a reader's error, its X-rays have no truncated
   C-arm, no cast, no vessel with contrast, and the geometry of both views is exact.
 """
