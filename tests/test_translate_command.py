@@ -15,6 +15,7 @@ import pytest
 
 from cyclescan import NOTICE, __version__, preprocessing, translate
 from cyclescan.common.files import read_json, sha256
+from cyclescan.export import export
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import guard
 from cyclescan.scans import volume
@@ -25,12 +26,18 @@ from tests.inference import tiny
 
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
 HEAD = next((Path(nilearn.__file__).parent / "datasets" / "data").glob("mni_icbm152_t1_*.nii.gz"))
+MAX_VOXELS = 5000  # that the exported model takes
 SERIES = Path(nib.__file__).parent / "tests" / "data" / "example4d.nii.gz"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return tiny.write_run(tmp_path_factory.mktemp("translate") / "run", steps=(5, 10))
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return export(run.path, run.path.parent / "model", version=4, max_voxels=MAX_VOXELS)
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def write_scan(path, seed=0, shape=(15, 14, 11)):
 
 
 @pytest.fixture
-def call(run, capsys):
+def call(run, loaded_once, capsys):
     """Run the command in this process; returns the exit code and what it said on stderr."""
 
     def call(*arguments, model=run.path, direction="a2b"):
@@ -139,17 +146,14 @@ def test_the_result_lies_where_the_scan_does_and_a_doubt_of_it_is_said(call, tmp
     assert "nowhere.nii.gz does not say where it lies" in warned[1]
 
 
-def test_an_exported_model_writes_the_same(run, scan, call, tmp_path):
-    from cyclescan.export import export
-
-    out = export(run.path, tmp_path / "model", version=4)
+def test_an_exported_model_writes_the_same(exported, scan, call, tmp_path):
     assert call(scan, tmp_path / "run.nii.gz")[0] == 0
-    assert call(scan, tmp_path / "model.nii.gz", model=out)[0] == 0
+    assert call(scan, tmp_path / "model.nii.gz", model=exported)[0] == 0
     first, second = (nib.load(tmp_path / f"{n}.nii.gz").get_fdata() for n in ("run", "model"))
     np.testing.assert_allclose(first, second, atol=1e-4 * 2500)
     card = read_json(tmp_path / "model.json")
     assert (card["model_kind"], card["version"], card["step"]) == ("saved_model", "4", 10)
-    refused(call(scan, tmp_path / "x.nii.gz", "--weights", "best", model=out), "is for training runs")
+    refused(call(scan, tmp_path / "x.nii.gz", "--weights", "best", model=exported), "is for training runs")
 
 
 def test_a_folder_goes_into_a_folder_with_its_sub_folders(call, tmp_path):
@@ -379,8 +383,6 @@ def test_a_model_of_one_side(call, knees, tmp_path):
 
 
 def test_an_exported_model_has_the_guard_and_says_what_its_graph_cannot_do(knees, tmp_path):
-    from cyclescan.export import export
-
     run = run_of_knees(tmp_path / "run", knees, side="left", crop_body_mm=10.0)
     card = read_json(export(run.path, tmp_path / "model") / "card.json")
     for direction in ("a2b", "b2a"):
@@ -465,15 +467,13 @@ def test_the_output_within_the_input_is_not_searched(call, scan, caplog):
     assert sorted(p.name for p in scan.parent.rglob("*.nii.gz")) == ["sub-0001.nii.gz"] * 2
 
 
-def test_doubt_needs_both_ways(call, run, scan, tmp_path):
-    from cyclescan.export import export
+def test_doubt_needs_both_ways(call, exported, scan, tmp_path):
+    refused(
+        call(scan, tmp_path / "x.nii.gz", "--doubt", model=exported / "a2b"), "--doubt. needs the way back, b2a, too: "
+    )
 
-    out = export(run.path, tmp_path / "model")
-    refused(call(scan, tmp_path / "x.nii.gz", "--doubt", model=out / "a2b"), "--doubt. needs the way back, b2a, too: ")
 
-
-def test_an_exported_model_says_what_it_takes(call, run, scan, tmp_path):
-    from cyclescan.export import export
-
-    out = export(run.path, tmp_path / "model", max_voxels=1000)
-    refused(call(scan, tmp_path / "x.nii.gz", model=out), r"of \d+ voxels is larger .* takes, which are 1000")
+def test_an_exported_model_says_what_it_takes(call, exported, tmp_path):
+    scan = write_scan(tmp_path / "large.nii.gz", shape=(27, 26, 25))
+    result = call(scan, tmp_path / "x.nii.gz", model=exported)
+    refused(result, rf"of \d+ voxels is larger .* takes, which are {MAX_VOXELS}")

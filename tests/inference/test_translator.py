@@ -16,6 +16,8 @@ from cyclescan.inference.translator import Translator
 from cyclescan.scans.volume import Volume
 from tests.inference import tiny
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
 
 

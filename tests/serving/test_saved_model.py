@@ -30,6 +30,16 @@ SIZES += [(13, 19, 11), (33, 65, 67)]
 CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]])
 
 
+@pytest.fixture
+def copied(exported, monkeypatch):
+    """For what an export writes around its graphs, whose making takes seconds: these are those of `exported`."""
+
+    def save(run, direction, weights, window, max_voxels, folder):
+        shutil.copytree(exported / direction / "1", folder, ignore=lambda *_: ["assets.extra"])
+
+    monkeypatch.setattr(saved_model, "_save", save)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_process_without_cyclescan_gives_the_numbers_of_translate(run, exported, tmp_path, direction):
     """Percentile scaling in a2b, a fixed window of HU in b2a."""
@@ -107,7 +117,7 @@ def test_no_python_and_no_custom_object_in_the_graph(exported):
     assert not {name for name in objects if "keras" in name.lower()}
 
 
-def test_training_data_is_counted_without_names(tmp_path):
+def test_training_data_is_counted_without_names(copied, tmp_path):
     run = tiny.write_run(tmp_path / "run")
     write_json(Path(run.records) / "dataset.json", {"splits": {"train": {"a": ["secret1", "secret2"], "b": ["x"]}}})
     card = export(run.path, tmp_path / "out") / "card.json"
@@ -115,7 +125,7 @@ def test_training_data_is_counted_without_names(tmp_path):
     assert "secret" not in card.read_text()
 
 
-def test_versions(run, exported, tmp_path):
+def test_versions(run, copied, tmp_path):
     for version in (1, 2, 7, 8):
         export(run.path, tmp_path / "out", version=7 if version == 7 else None)
         if version == 1:
@@ -176,7 +186,7 @@ def test_a_card_that_is_not_of_the_newest_version_is_refused(exported, tmp_path)
         Translator.load(out, "a2b")
 
 
-def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, tmp_path):
+def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, copied, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(exported, out)
     (out / "compose.yaml").write_text("mine")
@@ -185,7 +195,7 @@ def test_what_the_user_may_change_is_not_checked_and_stays(run, exported, tmp_pa
     assert exports.find(out, "a2b")[0] == out / "a2b" / "2"
 
 
-def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_nothing(run, copied, tmp_path, monkeypatch):
     """The second direction fails: the first, already saved, is not published."""
     save = saved_model._save
 

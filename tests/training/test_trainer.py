@@ -20,7 +20,7 @@ from cyclescan.config import Config
 from cyclescan.training import checkpoints, loop, source, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.schedule import Schedule
-from tests.conftest import SETTINGS, write_records
+from tests.conftest import SETTINGS, without_graphs, write_records
 
 CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5, texture="a").with_settings(SETTINGS)
 
@@ -52,6 +52,7 @@ def test_a_run_leaves_everything(whole):
     assert any("fake_b" in tag for tag in tags)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_checkpoints_at_given_minutes(tiny_records, tmp_path):
     """The first step is sure to take more than the two first times, and none to take an hour."""
     run = trainer.train(tiny_records, tmp_path / "run", CONFIG, checkpoint_every=1000, checkpoint_at=[1e-4, 2e-4, 60])
@@ -60,12 +61,16 @@ def test_checkpoints_at_given_minutes(tiny_records, tmp_path):
 
 def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tmp_path):
     same = trainer.train(tiny_records, tmp_path / "same", CONFIG, preset="demo", seed=0)
-    other = trainer.train(tiny_records, tmp_path / "other", CONFIG, preset="demo", seed=1)
     expected = final_weights(whole)
     assert all(np.array_equal(a, b) for a, b in zip(expected, final_weights(same), strict=True))
-    assert any(not np.array_equal(a, b) for a, b in zip(expected, final_weights(other), strict=True))
+    with without_graphs():  # which changes last bits, and no more
+        other = trainer.train(tiny_records, tmp_path / "other", CONFIG, preset="demo", seed=1)
+    kernels = [np.stack(pair) for pair in zip(expected, final_weights(other), strict=True) if np.ndim(pair[0]) == 5]
+    assert len(kernels) > 10
+    assert any(np.abs(a - b).mean() > 0.1 * a.std() for a, b in kernels)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
     config = CONFIG.with_settings(["steps=100000"])
     run = trainer.train(tiny_records, tmp_path / "run", config, minutes=0.05)
@@ -96,6 +101,7 @@ def test_translation_gets_the_trained_generator(whole):
     np.testing.assert_array_equal(generator(x), model.generators["b2a"](x))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_not_finite_stops_and_names_term_and_step(tiny_records, tmp_path):
     config = CONFIG.with_settings(["learning_rate=1e30"])
     with pytest.raises(loop.NotFiniteError, match=r"The (loss|translation) \w+ is (nan|inf) at step \d"):
@@ -142,6 +148,7 @@ def command(capsys, *arguments):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_command_trains_and_resumes(tiny_records, tmp_path, capsys):
     run = tmp_path / "run"
     common = ["--data", tiny_records, "--run", run]
@@ -187,6 +194,7 @@ def test_run_folder_that_cannot_be_made(tiny_records, tmp_path, capsys):
     assert code == 2 and "cannot be written" in text
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_pairs_of_before_are_explained(tmp_path, capsys):
     folder = write_records(tmp_path / "records")
     for path in records.shards(folder / "pairs"):
@@ -199,6 +207,7 @@ def test_pairs_of_before_are_explained(tmp_path, capsys):
     assert code == 0
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_that_few_partners_may_give_no_texture_is_said(tiny_records, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1"]))
@@ -231,6 +240,7 @@ def test_which_step_each_part_of_the_run_takes(fraction, settings, kind):
     assert phase.adversarial == (not phase.warmup and config.lambda_adversarial > 0)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_records_that_are_replaced_meanwhile_end_the_run(tmp_path):
     """As `data_prep pair` does it; what the shards say of themselves is sound, but it is other volumes."""
     folder = write_records(tmp_path / "records")

@@ -45,6 +45,7 @@ def test_curves_have_the_values_of_the_history(watched, events):
     assert list(values(events, "loss/cycle_aba")) == [4, 6]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_loss_scale_and_norms_of_a_run_in_float16(tiny_records, tmp_path):
     config = PAIRS_ONLY.with_settings(["precision=mixed_float16", "steps=2"])
     run = trainer.train(tiny_records, tmp_path / "run", config)
@@ -108,6 +109,7 @@ def test_the_trace_is_of_the_runs_steps(watched):
     assert any("Conv3D" in name for name in names)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_measures_are_logged_by_name_whatever_they_are(tiny_records, tmp_path, monkeypatch):
     """An infinite norm, as float16 makes it, is no end of the run and no part of the mean."""
     learn, taken = Loop.learn, []
@@ -137,6 +139,7 @@ def scripted(monkeypatch):
     return script
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_run_ends_when_it_gets_no_better(tiny_records, tmp_path, scripted, caplog):
     """Resumed, it knows what it knew."""
 
@@ -162,6 +165,7 @@ def test_a_run_ends_when_it_gets_no_better(tiny_records, tmp_path, scripted, cap
     assert max(run.checkpoints) == 5
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_commands_options(tiny_records, tmp_path, capsys):
     common = [
         "--data",

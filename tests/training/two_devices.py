@@ -70,6 +70,7 @@ def main(out: str, runs: str, settings: list[str]) -> None:
         own = [f"accumulate={2 * config.accumulate}"] if run == "parts" else OWN_SETTINGS.get(run, [])
         several = run in ("two", "overflow")
         model = CycleGAN(config.with_settings(own), 0, devices if several else None)
+        tf.config.run_functions_eagerly(run == "one")  # what the others are compared with needs no graph
         told[run] = [take_step(model, batch(config.batch_size, number)) for number in range(STEPS)]
         if run == "overflow":
             arrays |= {f"before/{key}": value for key, value in state(model).items()}
