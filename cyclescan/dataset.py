@@ -46,6 +46,7 @@ def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
     return Stream(tuple(entries), tuple(records.checksums(entries)), domain)
 
 
+# what batches have and whose they are: each is decided by another room
 def batches(
     streams: dict[str, Stream],
     patch_shape: Sequence[int],

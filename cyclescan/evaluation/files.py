@@ -28,6 +28,7 @@ GIVEN = "given with --data-range"
 FOUND = "largest minus smallest voxel of all reference volumes that have a partner on their grid"
 
 
+# long, because it is the order of work: pair, look at headers and ranges, compare, write
 def evaluate(
     predicted: str | Path,
     reference: str | Path,

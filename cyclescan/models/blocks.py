@@ -34,6 +34,7 @@ def instance_norm(x, name: str):
     return layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)(x)
 
 
+# those of a Keras convolution and what stands around it
 def convolution(
     x,
     filters: int,

@@ -14,6 +14,7 @@ LEAK = 0.2
 MOST_MERGED_FILTERS = 64
 
 
+# each parameter is a setting of the generator by its own name; the body is the graph from top to bottom
 def unet3d(
     levels: int = 4,
     filters: int = 32,

@@ -151,6 +151,7 @@ def shifted(vector: np.ndarray, start: np.ndarray, centre: np.ndarray) -> np.nda
     return change @ start
 
 
+# what is registered (four) and how it is searched (five, all with defaults)
 def register(
     bone: Bone,
     xrays: Sequence[Xray],

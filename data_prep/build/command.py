@@ -16,6 +16,7 @@ from data_prep.splits import DOMAINS, SPLITS
 log = logging.getLogger(__name__)
 
 
+# long, because it is a list: one entry for each option
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path_help = (
         "name and scans of domain {}: a folder searched recursively for .nii and .nii.gz, or for DICOM series where "

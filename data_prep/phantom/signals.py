@@ -77,6 +77,7 @@ class Tissue:
     hu_sd: float
 
 
+# one parameter for each column of the table of tissues
 def tissue(pd, t1, t2, r2p, d, s1, s2, fat, hu, hu_sd, fat_t1=371.0, fat_t2=133.0) -> Tissue:
     """A row of a table as it is written down: diffusion in 1e-3 mm^2/s, the rest in the units of `Tissue`."""
     return Tissue(pd, t1, t2, r2p, d * 1e-3, s1, s2, fat, fat_t1, fat_t2, hu, hu_sd)
