@@ -17,7 +17,9 @@ DESCRIPTION = "Compare translated with reference volumes: MAE, PSNR, 3-D SSIM, N
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--predicted", required=True, help="translated volumes: a NIfTI file, or a folder of such")
+    parser.add_argument(
+        "--predicted", required=True, help="translated volumes: a NIfTI (or .mha) file, or a folder of such"
+    )
     parser.add_argument("--reference", required=True, help="true volumes of the same names, on the same grids")
     parser.add_argument(
         "--source",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from cyclescan.inference.files_command import add_file_arguments, run_with
 
 if TYPE_CHECKING:
     from cyclescan.inference.translator import Translator
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "Translate scans with a trained model: whole volumes, on the grid of the originals, marked as synthetic."
 
@@ -56,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int | None:
+    if arguments.overlap:
+        log.warning(
+            "--overlap %g takes longer and changes nothing: the result is that of the whole volume, whatever the "
+            "windows are; leave it out.", arguments.overlap,
+        )  # fmt: skip
+
     def load() -> Translator:
         from cyclescan.inference.translator import Translator
 

@@ -10,7 +10,7 @@ from cyclescan.common import command
 # each module has add_arguments(parser) and run(args); only the one that is asked for is imported
 COMMANDS = {
     "phantom": ("data_prep.phantom.command", "write digital knees: CISS, DESS, CT and labels of the same anatomy"),
-    "scans": ("data_prep.listing", "list the scans of a folder: DICOM series or NIfTI files"),
+    "scans": ("data_prep.listing", "list the scans of a folder: NIfTI and .mha files and DICOM series"),
     "build": ("data_prep.build", "turn two folders of scans into TFRecords"),
     "qc": ("data_prep.qc", "show every scan beside the limits of its cohort, outliers first, in one HTML page"),
     "pair": ("data_prep.pairing", "register volumes of the two domains onto each other: pseudo-pairs for training"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ from data_prep import scans
 
 PLANES = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "transverse", "I": "transverse"}
 COLUMNS = (
-    "subject", "number", "description", "protocol", "sequence", "field T", "TR ms", "TE ms", "flip deg", "voxels",
-    "spacing mm", "slices", "axes", "note",
+    "subject", "path", "number", "description", "protocol", "sequence", "field T", "TR ms", "TE ms", "flip deg",
+    "voxels", "spacing mm", "slices", "axes", "note",
 )  # fmt: skip
 
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="a folder searched recursively for DICOM series, or else for NIfTI files; "
+        help="a folder searched recursively for NIfTI and .mha files and for DICOM series; "
         "PATH#KEYWORD~REGEX&KEYWORD=VALUE shows what such a rule chooses, with any keyword of the DICOM dictionary",
     )
 
@@ -37,9 +38,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(path: str) -> str:
-    """Lines of aligned columns: one for each DICOM series below `path`, or for each NIfTI file where there is none.
+    """Lines of aligned columns: one for each file of a scan and each DICOM series below `path`, of which it says where.
 
-    Subjects are numbered in the order in which they come, so that what belongs to one is seen and nobody is named.
+    Subjects are numbered in the order in which they come, so that what belongs to one is seen, and nobody is named but
+    by a path.
 
     Raises:
         InputError: there is nothing to list, or a rule chooses nothing or is not understood.
@@ -48,14 +50,17 @@ def table(path: str) -> str:
     if not place.exists():
         raise InputError(f"{place} does not exist; a folder of DICOM series or NIfTI files is needed.")
     found = series.find(place) if place.is_dir() or tags.is_dicom(place) else []
-    if found:
-        found = rules.choose(found, chosen_by, place) if chosen_by else found
-        subjects = _numbered([each.subject for each in found])
-        rows = [(subject, *_of_series(each)) for subject, each in zip(subjects, found, strict=True)]
+    found = rules.choose(found, chosen_by, place) if chosen_by else found
+    if place.is_dir():
+        listed = [] if chosen_by else scans.files_in(place)
     else:
-        listed = scans.find(path)
-        subjects = _numbered([each.subject for each in listed])
-        rows = [(subject, *_of_file(each)) for subject, each in zip(subjects, listed, strict=True)]
+        listed = [] if found else scans.find(path)
+    if not found and not listed:
+        scans.find(path)  # says what is missing
+    root = os.path.abspath(place if place.is_dir() else place.parent)
+    subjects = _numbered([scan.subject for scan in listed] + [each.subject for each in found])
+    rows = [_of_file(scan, root) for scan in listed] + [_of_series(each, root) for each in found]
+    rows = [(subject, *row) for subject, row in zip(subjects, rows, strict=True)]
     widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
     shown = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
     lines = ("  ".join(f"{row[i]:{widths[i]}}" for i in shown).rstrip() for row in [COLUMNS, *rows])
@@ -67,22 +72,24 @@ def _numbered(subjects: Sequence[str]) -> list[str]:
     return [order.get(subject, "?") for subject in subjects]
 
 
-def _of_series(each: series.Series) -> tuple[str, ...]:
+def _of_series(each: series.Series, root: str) -> tuple[str, ...]:
     facts = each.facts
     words = tuple(facts.get(name, "") for name in ("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName"))
     note = each.problem or ("localizer" if each.is_localizer else each.note or "")
     grid: tuple[str, ...] = ("", "", "", "")
     if not each.problem:
         grid = _grid(each.shape, each.affine)
-    return (*words, *_settings(each.meta), *grid, note)
+    place = os.path.relpath(each.path if len(set(each.files)) == 1 else each.path.parent, root)
+    return (place, *words, *_settings(each.meta), *grid, note)
 
 
-def _of_file(scan: scans.Scan) -> tuple[str, ...]:
+def _of_file(scan: scans.Scan, root: str) -> tuple[str, ...]:
     try:
         grid, note = _grid(*scans.read_header(scan)), scans.doubt_of_place(scan) or ""
     except InputError as error:
         grid, note = ("", "", "", ""), str(error)
-    return ("", scan.path.name, "", "", *_settings(acquisition.beside(scan.path, stem(scan.path))), *grid, note)
+    settings = _settings(acquisition.beside(scan.path, stem(scan.path)))
+    return (os.path.relpath(scan.path, root), "", "", "", "", *settings, *grid, note)
 
 
 def _settings(meta: dict) -> tuple[str, ...]:

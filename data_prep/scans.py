@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections import Counter
@@ -14,12 +15,13 @@ import numpy as np
 
 from cyclescan.common import tables
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import walk
 from cyclescan.scans import acquisition, volume
 from cyclescan.scans.dicom import convert, rules, series, tags
 from cyclescan.scans.volume import Volume
-from data_prep import metaimage, persons
+from data_prep import persons
 from data_prep.splits import SPLITS
+
+log = logging.getLogger(__name__)
 
 BIDS_SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
@@ -59,7 +61,7 @@ class Readable(Protocol):
 
 def count(scan: Readable) -> int:
     """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
-    return 1 if scan.series or metaimage.is_metaimage(scan.path) else volume.count(scan.path)
+    return 1 if scan.series else volume.count(scan.path)
 
 
 def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -70,23 +72,20 @@ def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, in
     if scan.series:
         affine = scan.series.affine  # refuses a series with a problem
         return scan.series.shape, affine
-    if metaimage.is_metaimage(scan.path):
-        return metaimage.read_header(scan.path)
     return volume.read_header(scan.path, index)
 
 
 def doubt_of_place(scan: Readable) -> str | None:
     """The end of a sentence about a NIfTI file that leaves its place in doubt, see `volume.Placement`; else None."""
-    if scan.series or metaimage.is_metaimage(scan.path):
-        return None
-    return volume.placement(scan.path).doubt
+    placement = None if scan.series else volume.placement(scan.path)
+    return placement.doubt if placement else None
 
 
 def read(scan: Readable, index: int | None = None) -> Volume:
-    """The voxels, see `volume.read`, `dicom.convert.read` and `metaimage.read`."""
+    """The voxels, see `volume.read` and `dicom.convert.read`."""
     if scan.series:
         return convert.read(scan.series)
-    return metaimage.read(scan.path) if metaimage.is_metaimage(scan.path) else volume.read(scan.path, index)
+    return volume.read(scan.path, index)
 
 
 def files(scan: Readable) -> list[str]:
@@ -98,13 +97,13 @@ def find(path: str | os.PathLike, subject: re.Pattern | None = None) -> list[Sca
     """The scans of one domain, in a fixed order.
 
     Args:
-        path: a folder, searched recursively for .nii and .nii.gz (names that begin with a dot are passed over) or,
-            where there are none or a rule is given, for DICOM series; or a .csv or .tsv table with the columns subject
-            and path (relative to the table: a file, or a DICOM folder) and, if wanted, split (train, val or test), side
-            (left or right) and site; or one file. What follows a # chooses among DICOM series, see `dicom.rules`. The
-            subject of a NIfTI file in a folder is the BIDS entity `sub-XXXX` of its name or of a folder above it, else
-            its name; where several files have the same name, the folder they lie in. The subject of a DICOM series is
-            PatientID; where that is missing, the BIDS entity or the first folder below `path`.
+        path: a folder, searched recursively for .nii, .nii.gz and .mha (names that begin with a dot are passed over)
+            and for DICOM series, or where a rule is given for these alone; or a .csv or .tsv table with the columns
+            subject and path (relative to the table: a file, or a DICOM folder) and, if wanted, split (train, val or
+            test), side (left or right) and site; or one file. What follows a # chooses among DICOM series, see
+            `dicom.rules`. The subject of a file in a folder is the BIDS entity `sub-XXXX` of its name or of a folder
+            above it, else its name; where several files have the same name, the folder they lie in. The subject of a
+            DICOM series is PatientID; where that is missing, the BIDS entity or the first folder below `path`.
         subject: what finds the subject in the path of a file below the folder, see `persons.by_pattern`; None: as
             said above. A table states its subjects itself.
 
@@ -124,9 +123,9 @@ def find(path: str | os.PathLike, subject: re.Pattern | None = None) -> list[Sca
         return _in_table(path)
     if tags.is_dicom(path):
         return _of_dicom(path, chosen_by, subject)
-    if not volume.is_nifti(path):
+    if not volume.is_scan(path):
         raise InputError(
-            f"{path} is neither a folder, a .csv or .tsv table, a NIfTI file (.nii or .nii.gz), nor DICOM."
+            f"{path} is neither a folder, a .csv or .tsv table, a NIfTI file (.nii or .nii.gz), a .mha file, nor DICOM."
         )
     return [_of_file(path, Path(path.name), subject)]
 
@@ -141,10 +140,19 @@ def _of_file(path: Path, relative: Path, subject: re.Pattern | None, folder: str
 
 
 def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule], subject: re.Pattern | None) -> list[Scan]:
-    files = sorted(walk(folder), key=lambda p: p.relative_to(folder).as_posix())
-    paths = [p for p in files if volume.is_nifti(p) and not volume.is_doubt_map(p)]
-    if chosen_by or not paths:
+    found = [] if chosen_by else files_in(folder, subject)
+    if not found:
         return _of_dicom(folder, chosen_by, subject)
+    if any(map(rules.is_candidate, series.find(folder))):
+        beside = _of_dicom(folder, (), subject)
+        log.info("%s holds %d files of scans and %d DICOM series; all are taken.", folder, len(found), len(beside))
+        found += beside
+    return found
+
+
+def files_in(folder: Path, subject: re.Pattern | None = None) -> list[Scan]:
+    """The scans of a folder that are files, see `find`."""
+    paths = volume.files_below(folder)
     stems = Counter(volume.stem(p) for p in paths)
     scans = []
     for path in paths:
@@ -160,7 +168,8 @@ def _of_dicom(path: Path, chosen_by: Sequence[rules.Rule], subject: re.Pattern |
         raise InputError(
             f"The folder {path} holds no DICOM series, which the rule after # is for."
             if chosen_by
-            else f"The folder {path} holds no NIfTI file (.nii or .nii.gz) and no DICOM, searched recursively."
+            else f"The folder {path} holds no NIfTI file (.nii or .nii.gz), no .mha file and no DICOM; it was searched "
+            "recursively."
         )
     return [_scan_of(each, path, subject) for each in rules.choose(found, chosen_by, path)]
 

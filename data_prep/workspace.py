@@ -41,6 +41,11 @@ WORK = re.compile(
 )
 
 
+def partial(out: Path) -> Path:
+    """The working folder of the data set `out`, which is there while a build runs or after one was stopped."""
+    return out.with_name(out.name + PARTIAL)
+
+
 @contextlib.contextmanager
 def opened(out: Path) -> Iterator[Path]:
     """The working folder of the data set `out`, for this process alone.
@@ -50,7 +55,7 @@ def opened(out: Path) -> Iterator[Path]:
     Raises:
         InputError: another process builds the same data set, or the folder cannot be written.
     """
-    folder = out.with_name(out.name + PARTIAL)
+    folder = partial(out)
     foreign = sorted(path.name for path in folder.iterdir() if not WORK.fullmatch(path.name)) if folder.is_dir() else []
     if foreign:
         raise InputError(
@@ -73,9 +78,16 @@ def opened(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def fingerprint(key: bytes, task) -> str:
-    """The name of a shard: a keyed hash of the program's version and of the fields of its task (a dataclass)."""
+def fingerprint(key: bytes, task, changed_ns: int | None = None) -> str:
+    """The name of a shard: a keyed hash of the program's version and of the fields of its task (a dataclass).
+
+    Args:
+        key: of the pseudonyms.
+        task: what the shard is made of, see `build.shards.Task`.
+        changed_ns: when a scan last changed, where that makes a difference, see `build.shards.name_of`.
+    """
     facts = {"schema": records.SCHEMA_VERSION, "version": cyclescan.__version__} | dataclasses.asdict(task)
+    facts |= {} if changed_ns is None else {"changed_ns": changed_ns}
     return pseudonyms.digest(key, json.dumps(facts, sort_keys=True))
 
 

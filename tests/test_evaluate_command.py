@@ -15,6 +15,7 @@ from cyclescan.evaluation import files, histograms, metrics
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from tests.conftest import scan
+from tests.data_prep.scan_files import save_mha
 
 AFFINE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
 SHAPE = (12, 13, 14)
@@ -369,3 +370,21 @@ def test_a_mask_that_is_missing_or_elsewhere_fails_its_pair_alone(limbs, capsys)
     put(limbs / "masks/3.nii", limb(3)[1], np.diag([2.0, 2, 2, 1]))
     assert evaluate.main([*arguments, "--mask", str(limbs / "masks")]) == 1
     assert "The mask volume and its reference have other affines" in capsys.readouterr().err
+
+
+def test_metaimages_are_compared_and_grids_that_differ_say_how_far(call, folders):
+    for seed in (1, 2):
+        (folders / f"predicted/site/sub-{seed}.nii.gz").unlink()
+        save_mha(folders / f"predicted/site/sub-{seed}.mha", np.float32(made(seed)), AFFINE)
+    assert call()[0] == 0
+    assert read_json(folders / "out/metrics.json")["failed"] == []
+    moved = AFFINE.copy()
+    moved[0, 3] += 0.4004  # hardly more than is allowed
+    put(folders / "reference/site/sub-2.nii", truth(2), moved)
+    code, _, said = call()
+    assert code == 1
+    assert re.search(r"their voxels lie up to 0\.4004 mm apart, and at most 0\.3\d+ mm are allowed", said)
+
+
+def test_an_empty_path_is_not_this_folder(call):
+    refused(call("--source", ""), "The argument source is empty")

@@ -21,7 +21,7 @@ from cyclescan.preprocessing import guard
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
-from tests.data_prep.scan_files import save_forms
+from tests.data_prep.scan_files import save_forms, save_mha
 from tests.inference import tiny
 
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
@@ -477,3 +477,40 @@ def test_an_exported_model_says_what_it_takes(call, exported, tmp_path):
     scan = write_scan(tmp_path / "large.nii.gz", shape=(27, 26, 25))
     result = call(scan, tmp_path / "x.nii.gz", model=exported)
     refused(result, rf"of \d+ voxels is larger .* takes, which are {MAX_VOXELS}")
+
+
+def test_metaimages_and_volumes_of_series_in_one_batch(call, tmp_path):
+    """--volume is about the 4-D files of a folder; the 3-D files beside them are translated as they are."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    save_mha(source / "deep/a.mha", tiny.head((9, 8, 7), 1), OBLIQUE)
+    write_scan(source / "b.nii.gz", 2, (9, 8, 7))
+    series = np.stack([tiny.head((9, 8, 7), seed) for seed in (3, 4)], -1)
+    nib.save(nib.Nifti1Image(series, OBLIQUE), source / "c.nii.gz")
+    assert call(source, out, "--volume", 1)[0] == 0
+    assert {n: read_json(out / f"{n}.json")["input_volume"] for n in ("deep/a", "b", "c")} == {
+        "deep/a": None,
+        "b": None,
+        "c": 1,
+    }
+    np.testing.assert_allclose(nib.load(out / "deep/a.nii.gz").affine, OBLIQUE, atol=1e-5)
+    nib.save(nib.Nifti1Image(series[..., 1], OBLIQUE), tmp_path / "alone.nii.gz")
+    assert call(tmp_path / "alone.nii.gz", tmp_path / "alone_ct.nii.gz")[0] == 0
+    np.testing.assert_allclose(
+        nib.load(tmp_path / "alone_ct.nii.gz").dataobj, nib.load(out / "c.nii.gz").dataobj, atol=0.5
+    )
+    assert call(source / "deep/a.mha", tmp_path / "single.nii.gz")[0] == 0
+    refused(call(source / "b.nii.gz", tmp_path / "x.nii.gz", "--volume", 2), "is 3-D and has no volume 2")
+
+
+def test_overlap_is_said_to_change_nothing(call, scan, tmp_path, caplog):
+    assert call(scan, tmp_path / "plain.nii.gz")[0] == 0
+    assert "--overlap" not in caplog.text
+    assert call(scan, tmp_path / "overlapped.nii.gz", "--overlap", 0.5)[0] == 0
+    assert "--overlap 0.5 takes longer and changes nothing" in caplog.text
+    plain, overlapped = (nib.load(tmp_path / f"{n}.nii.gz").get_fdata() for n in ("plain", "overlapped"))
+    np.testing.assert_allclose(overlapped, plain, atol=1e-4 * 2500)
+
+
+def test_an_empty_path_is_not_this_folder(call, scan, tmp_path):
+    refused(call("", tmp_path / "x.nii.gz"), "The argument input is empty")
+    refused(call(scan, ""), "The argument output is empty")

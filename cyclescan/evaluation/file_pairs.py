@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import walk
 from cyclescan.evaluation import metrics
 from cyclescan.scans import volume as volumes
 
@@ -33,7 +32,7 @@ def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def files(path: Path) -> dict[str, Path]:
-    """NIfTI files by their name below `path` without suffix; maps of doubt are left out.
+    """NIfTI and .mha files by their name below `path` without suffix; maps of doubt are left out.
 
     Raises:
         InputError: there is none, or two have one name.
@@ -41,18 +40,17 @@ def files(path: Path) -> dict[str, Path]:
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_file():
-        if not volumes.is_nifti(path):
-            raise InputError(f"{path} is not a NIfTI file; its name must end in .nii or .nii.gz.")
+        if not volumes.is_scan(path):
+            raise InputError(f"{path} is not a NIfTI file; its name must end in .nii, .nii.gz or .mha.")
         return {volumes.stem(path): path}
     found: dict[str, Path] = {}
-    for file in sorted(walk(path)):
-        if volumes.is_nifti(file) and not volumes.is_doubt_map(file):
-            name = file.relative_to(path).with_name(volumes.stem(file)).as_posix()
-            if name in found:
-                raise InputError(f"{found[name]} and {file} have the same name; remove one of them.")
-            found[name] = file
+    for file in volumes.files_below(path):
+        name = file.relative_to(path).with_name(volumes.stem(file)).as_posix()
+        if name in found:
+            raise InputError(f"{found[name]} and {file} have the same name; remove one of them.")
+        found[name] = file
     if not found:
-        raise InputError(f"There is no NIfTI file (.nii or .nii.gz) in {path} or its sub-folders.")
+        raise InputError(f"There is no NIfTI file (.nii or .nii.gz), nor .mha, in {path} or its sub-folders.")
     return found
 
 
@@ -82,8 +80,9 @@ def check_grids(paths: Mapping[str, Path]) -> None:
             )
         if not metrics.same_grid(affine, own_affine, shape):
             raise InputError(
-                f"The {role} volume and its reference have other affines, {own_affine[:3].round(3).tolist()} and "
-                f"{affine[:3].round(3).tolist()}; resample one onto the other's grid."
+                f"The {role} volume and its reference have other affines, by which their voxels lie up to "
+                f"{metrics.distance_mm(affine, own_affine, shape):.4g} mm apart, and at most "
+                f"{metrics.tolerance_mm(affine):.4g} mm are allowed; resample one onto the other's grid."
             )
 
 

@@ -167,10 +167,19 @@ def summarize(rows: Iterable[dict], names: Sequence[str] = NAMES) -> tuple[dict[
 
 def same_grid(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> bool:
     """Whether two affines put every voxel of `shape` at the same place, to 5 % of the smallest voxel edge."""
+    return distance_mm(affine, other, shape) <= tolerance_mm(affine)
+
+
+def distance_mm(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """How far apart two affines put a voxel of `shape` at most: that is at a corner."""
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in shape))])
-    distance = np.linalg.norm(corners @ (np.asarray(affine, float) - np.asarray(other, float)).T[:, :3], axis=1).max()
-    edge = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min()
-    return bool(distance <= GRID_TOLERANCE * edge)
+    apart = corners @ (np.asarray(affine, float) - np.asarray(other, float)).T[:, :3]
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def tolerance_mm(affine: np.ndarray) -> float:
+    """How far apart voxels on one grid may lie: headers round."""
+    return GRID_TOLERANCE * float(np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min())
 
 
 def _range(data_range: float) -> float:

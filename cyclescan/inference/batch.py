@@ -32,7 +32,7 @@ class TranslateOptions:
     """How scans are read and results written; the same for all of a batch.
 
     Attributes:
-        index: which volume of a 4-D series (from 0); None for a 3-D file.
+        index: which volume of a 4-D file (from 0); None for a 3-D file. 3-D files in a batch are taken as they are.
         side: "left" or "right", which the scan shows; None for what its name, the JSON file beside it or DICOM says.
         keep_identity: DICOM slices get patient and study of their source; by default nothing that identifies.
     """
@@ -118,9 +118,15 @@ def translate_files(
         if done:
             done(path_of(scan), error)
 
+    def of(scan: Path | Series) -> TranslateOptions:
+        """The options for one scan: an index is about 4-D files, and others may lie beside them."""
+        if options.index is None or (not isinstance(scan, Series) and volumes.count(scan) > 1):
+            return options
+        return dataclasses.replace(options, index=None)
+
     def read(scan: Path | Series, output: Path) -> _Prepared:
         check_output(scan, output, translator.back is not None)
-        return _read(translator, scan, options)
+        return _read(translator, scan, of(scan))
 
     def written(writing: tuple[Path | Series, Future] | None) -> None:
         if writing:
@@ -140,7 +146,7 @@ def translate_files(
                 ended(scan, of_item(error, path_of(scan)))
                 continue
             written(writing)
-            writing = scan, writer.submit(_write, translator, job, options, prepared, translated)
+            writing = scan, writer.submit(_write, translator, job, of(scan), prepared, translated)
         written(writing)
     return failed
 
@@ -174,8 +180,9 @@ def _translate(translator: Translator, array: np.ndarray, progress: Progress | N
 
 
 def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
-    if not isinstance(scan, Series) and (doubt := volumes.placement(scan).doubt):
-        log.warning("warning: %s %s.", scan, doubt)
+    placement = None if isinstance(scan, Series) else volumes.placement(scan)
+    if placement and placement.doubt:
+        log.warning("warning: %s %s.", scan, placement.doubt)
     if findings:
         what = guard.sentence(findings, NAMED)
         log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path_of(scan), what)

@@ -29,7 +29,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None
     parser.add_argument(
         "input",
         nargs=nargs,
-        help="a NIfTI file, or a folder that is searched for NIfTI files and DICOM series; "
+        help="a NIfTI or .mha file, or a folder that is searched for such files and DICOM series; "
         "PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series",
     )
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None
         help="DICOM slices get the patient and study fields of their source, so that the new series files beside it; "
         "without it, no name, id, birth date, date, accession or institution is written",
     )
-    parser.add_argument("--volume", type=int, default=None, help="which volume of a 4-D file, from 0")
+    parser.add_argument("--volume", type=int, default=None, help="which volume of 4-D files to take, from 0")
     parser.add_argument(
         "--side",
         choices=volumes.SIDES,

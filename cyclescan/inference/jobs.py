@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cyclescan import NOTICE
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import read_json, walk
+from cyclescan.common.files import read_json
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.dicom import derived, rules, series, tags
 from cyclescan.scans.dicom.series import Series
@@ -23,12 +23,13 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
     """Pairs of scan and result for what the user gave.
 
     A folder is searched recursively and its sub-folders are kept; the output, where it lies within, is not searched,
-    and maps of doubt are no scans. Results of NIfTI files in a folder end in `.nii.gz`; the result of a DICOM series is
-    a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or, where there are several
-    scans, `series-N` with the number of the series.
+    and maps of doubt are no scans. Results of files (NIfTI, .mha) in a folder end in `.nii.gz`; the result of a DICOM
+    series is a folder of DICOM slices, unless the output is a NIfTI name: the output itself, or, where there are
+    several scans, `series-N` with the number of the series.
 
     Args:
-        source: a NIfTI file, a multi-frame DICOM file or a folder; after a #, rules that choose among DICOM series.
+        source: a NIfTI or .mha file, a multi-frame DICOM file or a folder; after a #, rules that choose among DICOM
+            series.
         output: a file or a folder.
         nifti: the results of DICOM series in a folder are NIfTI files too.
 
@@ -45,10 +46,7 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
         return [(source, output)]
     if output.is_file() and not volumes.is_nifti(output):
         raise InputError(f"{source} is a folder or DICOM, so the output must be a folder too, not the file {output}.")
-    files = [] if chosen_by or source.is_file() else [p for p in walk(source) if volumes.is_nifti(p)]
-    paths = sorted(p for p in files if not volumes.is_doubt_map(p))
-    if len(paths) < len(files):
-        log.info("Maps of doubt in %s that are passed over: %d.", source, len(files) - len(paths))
+    paths = [] if chosen_by or source.is_file() else volumes.files_below(source)
     found = series.find(source)
     if within := _inside(source, output):
         everything = len(paths) + len(found)
@@ -64,7 +62,8 @@ def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> li
                 f"{source} holds no series but localizers: {rules.listing(found)}; a rule can choose them."
             )
         raise InputError(
-            f"There is no NIfTI file (.nii or .nii.gz) in {source} or its sub-folders, and no DICOM series."
+            f"There is no NIfTI file (.nii or .nii.gz), no .mha file and no DICOM series in {source} or its "
+            "sub-folders."
         )
     if len(chosen) < len(found):
         log.info("%d of the %d DICOM series in %s are chosen.", len(chosen), len(found), source)

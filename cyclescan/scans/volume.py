@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,16 @@ from isal import igzip, isal_zlib
 
 from cyclescan import NOTICE
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import replacing
-from cyclescan.scans import acquisition
+from cyclescan.common.files import replacing, walk
+from cyclescan.scans import acquisition, metaimage
+
+log = logging.getLogger(__name__)
 
 CANONICAL_AXES = ("R", "S", "A")
 SIDES = ("left", "right")
 SUFFIXES = (".nii", ".nii.gz")
+KINDS = (nib.Nifti1Image, nib.Nifti2Image)
+GZIP = b"\x1f\x8b"  # the first bytes of every gzip file
 MAX_VOXELS = 2**31  # 8 GiB as float32: a larger claim is a broken header, and is refused before it is allocated
 MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, NIfTI's codes of units; all else is taken for mm
 UNITS = {1: "metres", 3: "micrometres"}
@@ -94,8 +99,9 @@ class Placement:
     Attributes:
         fields: what the header has of both: codes, quaternion, offsets and rows, and pixdim; lengths in mm.
         affine: (4, 4) voxels to RAS+ mm, of the form that counts.
-        doubt: the end of a sentence about the scan where its place is in doubt, because the two forms differ by more
-            than half a voxel at a corner of the volume or because neither counts; None where it is not.
+        doubt: the end of a sentence about the scan where its place is in doubt: the two forms differ by more than half
+            a voxel at a corner of the volume, neither counts, or the unit makes voxels of an unheard-of size. None
+            where it is not.
     """
 
     fields: dict[str, np.ndarray]
@@ -126,8 +132,22 @@ def is_nifti(path: str | os.PathLike) -> bool:
     return str(path).lower().endswith(SUFFIXES)
 
 
+def is_scan(path: str | os.PathLike) -> bool:
+    """Whether the name ends as that of a file does from which `read` takes a volume: NIfTI, or MetaImage (.mha)."""
+    return is_nifti(path) or metaimage.is_metaimage(path)
+
+
+def files_below(folder: str | os.PathLike) -> list[Path]:
+    """The files below a folder from which `read` takes scans, in a fixed order; maps of doubt are no scans."""
+    files = sorted((p for p in walk(folder) if is_scan(p)), key=lambda p: p.relative_to(folder).as_posix())
+    scans = [path for path in files if not is_doubt_map(path)]
+    if len(scans) < len(files):
+        log.info("Maps of doubt in %s that are passed over: %d.", folder, len(files) - len(scans))
+    return scans
+
+
 def stem(path: str | os.PathLike) -> str:
-    """The file's name without `.nii` or `.nii.gz`."""
+    """The file's name without `.nii`, `.nii.gz` or `.mha`."""
     name = Path(path).name
     for suffix in reversed(SUFFIXES):
         if name.lower().endswith(suffix):
@@ -155,23 +175,30 @@ def descrip_of(path: str | os.PathLike) -> str:
 
 
 def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
-    """The (depth, height, width) shape and affine of a NIfTI file, checked, without reading its voxels.
+    """The (depth, height, width) shape and affine of a scan's file, checked, without reading its voxels.
 
     Raises:
         InputError: see `read`.
     """
     path = Path(path)
+    if metaimage.is_metaimage(path):
+        return _metaimage_header(path, index)
     with _opened(path) as image:
         x, y, z = _checked_shape(path, image, index)[:3]
         return (x, y, z), _affine_mm(image)
 
 
-def placement(path: str | os.PathLike) -> Placement:
+def placement(path: str | os.PathLike) -> Placement | None:
     """Both forms of a NIfTI file's header, for `write` and for a word where they leave its place in doubt.
+
+    Returns:
+        None for a MetaImage, which says its place once.
 
     Raises:
         InputError: see `read`.
     """
+    if metaimage.is_metaimage(path):
+        return None
     with _opened(Path(path)) as image:
         header, millimetres = image.header, _millimetres(image)
         fields = {key: np.array(header[key]) for key in FORM_FIELDS}
@@ -181,28 +208,34 @@ def placement(path: str | os.PathLike) -> Placement:
 
 
 def count(path: str | os.PathLike) -> int:
-    """How many volumes a NIfTI file holds: 1, or the length of its 4-D series; from the header alone.
+    """How many volumes a scan's file holds: 1, or the length of its 4-D series; from the header alone.
 
     Raises:
         InputError: see `read`.
     """
+    if metaimage.is_metaimage(path):
+        return 1
     with _opened(Path(path)) as image:
         return int(np.prod(image.shape[3:], dtype=np.int64))
 
 
 def read(path: str | os.PathLike, index: int | None = None) -> Volume:
-    """Read one 3-D volume from a NIfTI file.
+    """Read one 3-D volume from a file.
 
     Args:
-        path: a `.nii` or `.nii.gz` file.
+        path: a `.nii` or `.nii.gz` file, or a `.mha` file with its voxels inside.
         index: which volume of a 4-D series to take (from 0); None accepts 3-D files only.
 
     Raises:
-        InputError: the file is missing, truncated or no NIfTI; it is 4-D and no `index` was given; it has voxels
+        InputError: the file is missing, truncated or of another kind; it is 4-D and no `index` was given; it has voxels
             that are not finite, or one constant value, or that are no real numbers; its spacing is not positive or its
             affine is singular.
     """
     path = Path(path)
+    meta = {"path": str(path), **acquisition.beside(path, stem(path))}
+    if metaimage.is_metaimage(path):
+        _metaimage_header(path, index)
+        return checked(Volume(*metaimage.read(path), meta), str(path))
     with _opened(path) as image:
         shape = _checked_shape(path, image, index)
         affine = _affine_mm(image)
@@ -216,9 +249,8 @@ def read(path: str | os.PathLike, index: int | None = None) -> Volume:
             while image.dataobj.file_like.read(BLOCK):  # type: ignore[attr-defined]
                 pass
         except DAMAGED as error:
-            raise InputError(f"{path} is truncated or damaged: its voxels cannot be read ({error}).") from error
+            raise InputError(f"{path} is truncated or damaged: {_damage(error)}.") from error
     array = array.reshape(shape[:3])
-    meta = {"path": str(path), **acquisition.beside(path, stem(path))}
     return checked(Volume(array, affine, meta), str(path))
 
 
@@ -275,6 +307,23 @@ def write(
 def synthetic_descrip(what: str) -> str:
     """The header text of every synthetic image: the notice comes first, since a header holds 79 characters."""
     return f"{NOTICE}, {what}"[:79]
+
+
+def _metaimage_header(path: Path, index: int | None) -> tuple[tuple[int, int, int], np.ndarray]:
+    shape, affine = metaimage.read_header(path)
+    _check_size(path, shape)
+    _check_index(path, index)
+    return shape, affine
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with a file whose voxels cannot be read."""
+    said = str(error)
+    if "CRC" in said or "checksum" in said.lower() or "length check" in said:
+        return "its content does not agree with its checksum (CRC)"
+    if "Not a gzipped file" in said:
+        return "something else follows its compressed content"
+    return "it cannot be read to its end"
 
 
 def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
@@ -340,6 +389,7 @@ def _opened(path: Path) -> Iterator[nib.Nifti1Image]:
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is no regular file; a NIfTI file (.nii or .nii.gz) is needed.")
     compressed = path.suffix.lower() == ".gz"
+    _check_suffix(path, compressed)
     try:
         # isal reads gzip two to three times faster than the standard library, and checks its checksums as well
         stream = igzip.open(path, "rb") if compressed else open(path, "rb")
@@ -347,29 +397,45 @@ def _opened(path: Path) -> Iterator[nib.Nifti1Image]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     with stream:
         image = _image(path, stream)
-        _check_size(path, image, status.st_size, compressed)
+        _check_size(path, image.shape)
+        _check_bytes(path, image, status.st_size, compressed)
         yield image
+
+
+def _check_suffix(path: Path, compressed: bool) -> None:
+    """Refuse a file that is compressed, or not, against what its name says."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(nib.Nifti2Header.sizeof_hdr)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if head.startswith(GZIP) and not compressed:
+        raise InputError(f"{path} is compressed, which its name does not say; rename it to .nii.gz.")
+    if compressed and any(kind.header_class.may_contain_header(head) for kind in KINDS):
+        raise InputError(f"{path} is not compressed, as its name says; rename it to .nii.")
+    if compressed and head and not head.startswith(GZIP):
+        raise InputError(f"{path} is no compressed NIfTI file: its first bytes are not those of a gzip file.")
 
 
 def _image(path: Path, stream: Any) -> nib.Nifti1Image:
     try:
         head = stream.read(nib.Nifti2Header.sizeof_hdr)
     except DAMAGED as error:
-        raise InputError(f"{path} is truncated or cannot be read ({error}).") from error
+        raise InputError(f"{path} is truncated or damaged: {_damage(error)}.") from error
     if len(head) < nib.Nifti1Header.sizeof_hdr:
         raise InputError(f"{path} is truncated: it holds {len(head)} bytes and a NIfTI header has 348.")
     try:
-        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        for kind in KINDS:
             if kind.header_class.may_contain_header(head):
                 _check_scale(path, kind.header_class(head[: kind.header_class.sizeof_hdr], check=False))
                 image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)})
                 break
         else:
-            raise nib.filebasedimages.ImageFileError("its first bytes are not those of a NIfTI header")
+            raise InputError(f"{path} is not a NIfTI file: its first bytes are not those of a NIfTI header.")
     except InputError:
         raise
     except DAMAGED as error:
-        raise InputError(f"{path} is not a NIfTI file ({error}).") from error
+        raise InputError(f"{path} is not a NIfTI file that can be read: its header is damaged.") from error
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise InputError(f"{path} has voxels of the type {dtype}; allowed are whole and real numbers.")
@@ -398,11 +464,16 @@ def _check_scale(path: Path, header: nib.Nifti1Header) -> None:
         )
 
 
-def _check_size(path: Path, image: nib.Nifti1Image, size: int, compressed: bool) -> None:
-    """Refuse a header that claims more voxels than are allowed, or than a file of `size` bytes can hold."""
+def _check_size(path: Path, shape: Sequence[int]) -> None:
+    """Refuse a header that claims more voxels than are allowed."""
+    if np.prod([float(n) for n in shape[:3]]) > MAX_VOXELS:
+        claimed = "x".join(map(str, shape))
+        raise InputError(f"{path} claims {claimed} voxels; at most {MAX_VOXELS} in one volume are allowed.")
+
+
+def _check_bytes(path: Path, image: nib.Nifti1Image, size: int, compressed: bool) -> None:
+    """Refuse a header that claims more voxels than a file of `size` bytes can hold."""
     shape = "x".join(map(str, image.shape))
-    if np.prod([float(n) for n in image.shape[:3]]) > MAX_VOXELS:
-        raise InputError(f"{path} claims {shape} voxels; at most {MAX_VOXELS} in one volume are allowed.")
     offset, itemsize = float(image.dataobj.offset), image.get_data_dtype().itemsize  # type: ignore[attr-defined]
     claimed = offset + itemsize * np.prod([float(n) for n in image.shape])
     if not claimed <= size * (DEFLATE_RATIO if compressed else 1):
@@ -426,9 +497,15 @@ def _checked_shape(path: Path, image: nib.Nifti1Image, index: int | None) -> tup
             )
         if not 0 <= index < shape[3]:
             raise InputError(f"{path} has no volume {index}; allowed are 0 to {shape[3] - 1}.")
-    elif index not in (None, 0):
-        raise InputError(f"{path} is 3-D and has no volume {index}; leave --volume out.")
+    else:
+        _check_index(path, index)
     return shape
+
+
+def _check_index(path: Path, index: int | None) -> None:
+    """Refuse any but the first volume of a 3-D file."""
+    if index not in (None, 0):
+        raise InputError(f"{path} is 3-D and has no volume {index}; leave --volume out.")
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 # long, because it is a list: one entry for each option
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path_help = (
-        "name and scans of domain {}: a folder searched recursively for .nii and .nii.gz, or for DICOM series where "
-        "there are none; a .csv or .tsv table with the columns subject, path and if wanted split, side and site; "
+        "name and scans of domain {}: a folder searched recursively for .nii, .nii.gz and .mha files and for DICOM "
+        "series; a .csv or .tsv table with the columns subject, path and if wanted split, side and site; "
         "or one file. PATH#KEYWORD~REGEX&KEYWORD=VALUE chooses among DICOM series, see `python -m data_prep scans PATH`"
     )
     for domain in DOMAINS:
@@ -90,7 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", metavar="FILE", help="scans to leave out: their ids, one a line, as `data_prep qc` writes them"
     )
-    parser.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files to take, from 0")
+    parser.add_argument(
+        "--volume",
+        type=int,
+        metavar="N",
+        help="which volume of 4-D files to take, from 0; 3-D files are taken as they are",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; without it, one for each CPU")
     parser.add_argument("--runner", metavar="NAME", default="DirectRunner", help="a runner of Apache Beam")

@@ -63,7 +63,8 @@ def build_request(request: BuildRequest) -> dict:
     division = divide(found, sources, key, request)
     how = shards.How(request.scalings, spacing_mm, shape, options, pseudonyms.digest(key, "content"))
     planned = shards.plan(chosen_scans(sources, division, request), request, how)
-    tasks = {workspace.fingerprint(key, task): task for task in planned}
+    partial = workspace.partial(out)
+    tasks = {shards.name_of(task, key, partial, before): task for task in planned}
     settings = {
         "schema_version": records.SCHEMA_VERSION,
         "cyclescan_version": cyclescan.__version__,

@@ -19,7 +19,7 @@ from cyclescan.preprocessing import Options, body, geometry, guard, prepare
 from data_prep import graph, pseudonyms, scans, splits, workspace
 from data_prep.build.grid import extent_of
 from data_prep.build.request import BuildRequest
-from data_prep.build.sources import Source
+from data_prep.build.sources import Source, changed_ns
 
 SHARD_BYTES = 256 * 2**20
 SHARD_SCANS = 4  # enough shards for all workers where scans are small; a constant, so that workers change no byte
@@ -83,6 +83,26 @@ def plan(chosen: dict[tuple[str, str], list[Source]], request: BuildRequest, how
                 )
             )
     return tasks
+
+
+def name_of(task: Task, key: bytes, folder: Path, before: workspace.Previous | None) -> str:
+    """The fingerprint of a task, and another one where its shard is older than the last change of one of its scans.
+
+    A scan may change and keep its size and its time of modification, which is all that a fingerprint knows; it cannot
+    keep the time that the system notes (ctime).
+    """
+    name, changed = workspace.fingerprint(key, task), max(map(changed_ns, task.sources))
+    made = _made_ns(name, folder, before)
+    if made is not None and made >= changed:
+        return name
+    renewed = workspace.fingerprint(key, task, changed)
+    return name if made is None and _made_ns(renewed, folder, before) is None else renewed
+
+
+def _made_ns(name: str, folder: Path, before: workspace.Previous | None) -> int | None:
+    """When the shard of a fingerprint was written; None where there is none."""
+    path = file_of(name, folder, before)
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def write(

@@ -82,6 +82,11 @@ def read_headers(
     return sources, failed
 
 
+def changed_ns(source: Source) -> int:
+    """When a file of a scan last changed in any way, its size and time of modification included or not (ctime)."""
+    return max(os.stat(file).st_ctime_ns for file in scans.files(source))
+
+
 def _stamp(scan: scans.Readable) -> str:
     """Changes when a file of the scan does."""
     seen = hashlib.sha256()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 - its own habit
 from scipy import ndimage
 
 SHAPE = (10, 12, 14)
@@ -136,9 +137,12 @@ BROKEN = {
     "truncated inside gzip": (_short_data, "truncated or damaged"),
     "empty file": (lambda path: path.write_bytes(b""), "truncated: it holds 0 bytes"),
     "only a header's start": (lambda path: path.write_bytes(gzip.compress(b"\0" * 100)), "truncated: it holds 100"),
-    "text": (lambda path: path.write_text("this is no scan\n" * 50), "truncated or cannot be read"),
+    "text": (lambda path: path.write_text("this is no scan\n" * 50), "its first bytes are not those of a gzip file"),
     "compressed text": (lambda path: path.write_bytes(gzip.compress(b"no scan " * 100)), "is not a NIfTI file"),
-    "a PNG": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(600)), "truncated or cannot be read"),
+    "a PNG": (
+        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(600)),
+        "its first bytes are not those of a gzip file",
+    ),
     "4-D": (lambda path: save(path, np.stack([voxels(0), voxels(1)], -1)), "4-D .*its 2 volumes.*--volume 0 to 1"),
     "2-D": (lambda path: save(path, voxels()[0]), "a 3-D volume is needed"),
     "NaN": (_with(np.nan), "1 voxels that are NaN or infinite"),
@@ -152,7 +156,7 @@ BROKEN = {
     "gigantic": (_header(_gigantic), "claims 32767x32767x32767 voxels; at most"),
     "negative dimension": (_set("dim", 1, -5), "(NIfTI|3-D volume is needed)"),
     "unknown data type": (_header(_unknown_type), "is not a NIfTI file"),
-    "wrong magic": (_lies(magic=b"xyz"), "is not a NIfTI file .its first bytes"),
+    "wrong magic": (_lies(magic=b"xyz"), "is not a NIfTI file: its first bytes"),
     "header size": (_lies(sizeof_hdr=999, magic=b"abc"), "is not a NIfTI file"),
     "5-D": (_lies(dim=[5, 5, 12, 7, 2, 2, 1, 1]), "has the shape 5x12x7x2x2; a 3-D volume is needed"),
     "an axis of nothing": (_lies(dim=[3, 10, 0, 14, 1, 1, 1, 1]), "has the shape 10x0x14; a 3-D volume is needed"),
@@ -161,9 +165,19 @@ BROKEN = {
     "voxels far beyond the file": (_lies(vox_offset=1e30), "truncated or damaged: its header claims 10x12x14 voxels"),
     "an offset that is no number": (_lies(vox_offset=np.nan), "(truncated or damaged|is not a NIfTI file)"),
     "2 GB in 3 kB": (_lies(dim=[3, 1000, 1000, 1000, 1, 1, 1, 1]), "claims 1000x1000x1000 voxels of 2 bytes"),
-    "wrong checksum": (_flip_last_bytes, "truncated or .*CRC"),
-    "a damaged stream": (_flip_middle, "truncated or damaged: its voxels cannot be read"),
-    "garbage behind the stream": (_garbage_after, "truncated or .*Not a gzipped file"),
+    "wrong checksum": (_flip_last_bytes, "truncated or damaged: .* its checksum .CRC"),
+    "a damaged stream": (
+        _flip_middle,
+        "truncated or damaged: (it cannot be read|its content does not)",
+    ),
+    "not compressed": (
+        lambda path: path.write_bytes(gzip.decompress(save(path).read_bytes())),
+        "rename it to .nii",
+    ),
+    "garbage behind the stream": (
+        _garbage_after,
+        "damaged: something else follows its compressed content",
+    ),
     "complex": (_of_type(np.complex64), "voxels of the type complex64; allowed are whole and real numbers"),
     "colours": (_of_type([("R", "u1"), ("G", "u1"), ("B", "u1")]), "voxels of the type .*; allowed are whole and real"),
     "a slope beyond float32": (_lies(scl_slope=3e38), "NaN or infinite"),
@@ -180,4 +194,17 @@ def save_forms(path, qform, sform, codes, array=None, unit="mm") -> Path:
     image.set_sform(sform, codes[1])
     image.header.set_xyzt_units(unit)
     nib.save(image, path)
+    return path
+
+
+def save_mha(path, array, affine=AFFINE, compressed=True) -> Path:
+    """A MetaImage with these voxels, whose affine is in RAS+ mm."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    spacing_mm = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing_mm.tolist())
+    image.SetDirection((lps[:3, :3] / spacing_mm).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path), compressed)
     return path

@@ -1,18 +1,12 @@
 """Trees of the shapes of public data sets, made here, and `build` on them as they are unpacked."""
 
-import math
-from pathlib import Path
-
-import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
 
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
-from cyclescan.scans.volume import Volume
-from data_prep import layouts, metaimage, scans
+from data_prep import layouts, scans
 from data_prep.__main__ import main
-from tests.data_prep.scan_files import AFFINE, save, voxels
+from tests.data_prep.scan_files import save, save_mha, voxels
 from tests.scans.dicom.dicom_files import knee, same_voxels, slices, uid
 from tests.scans.dicom.dicom_files import save as save_dicom
 
@@ -34,17 +28,6 @@ def tree(folder, *names):
         else:
             path.write_text("x")
     return folder
-
-
-def save_mha(path, array, affine=AFFINE, compressed=True):
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    lps = np.diag([-1.0, -1, 1, 1]) @ affine
-    spacing_mm = np.linalg.norm(lps[:3, :3], axis=0)
-    image.SetSpacing(spacing_mm.tolist())
-    image.SetDirection((lps[:3, :3] / spacing_mm).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    sitk.WriteImage(image, str(path), compressed)
-    return path
 
 
 def found(layout, domain, folder):
@@ -277,49 +260,3 @@ def test_layouts_that_do_not_fit(tmp_path, layout, path, sentence):
     (tmp_path / "data").mkdir()
     with pytest.raises(InputError, match=sentence):
         layouts.find(layout, "t1", f"{tmp_path}/data{path}" if path != "none" else tmp_path / path)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_metaimage_volumes(tmp_path, compressed):
-    path = save_mha(tmp_path / "x.mha", voxels(), compressed=compressed)
-    shape, affine = metaimage.read_header(path)
-    np.testing.assert_allclose(affine, AFFINE, atol=1e-9)
-    volume = metaimage.read(path)
-    assert shape == volume.shape == voxels().shape
-    np.testing.assert_array_equal(volume.array, voxels())
-    assert isinstance(volume, Volume)
-
-
-def _cut(compressed):
-    return lambda path: path.write_bytes(save_mha(path, voxels(), compressed=compressed).read_bytes()[:-50])
-
-
-def _replace(old, new):
-    def change(path):
-        data = save_mha(path, voxels()).read_bytes()
-        assert old in data
-        path.write_bytes(data.replace(old, new))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("write", "sentence"),
-    [
-        (lambda p: None, "does not exist"),
-        (lambda p: p.write_bytes(b""), "is not a MetaImage file with its voxels inside"),
-        (lambda p: p.write_text("ElementDataFile = LOCAL\n"), "is not a MetaImage file"),
-        (_replace(b"LOCAL", b"/etc/passwd"), r"with its voxels inside \(ElementDataFile = LOCAL\)"),
-        (_replace(b"DimSize = 10 12 14", b"DimSize = 9999 9999 9999"), "claims 9999x9999x9999 voxels; at most"),
-        (_replace(b"DimSize = 10 12 14", b"DimSize = 10 12 15"), "its voxels need 3600 bytes, 3360 are there"),
-        (_cut(compressed=True), "is truncated: its voxels need 3360 bytes"),
-        (_cut(compressed=False), "is truncated: its voxels need 3360 bytes, 3310 are there"),
-        (lambda p: save_mha(p, np.full((4, 5, 6), 7, np.int16)), r"is constant \(every voxel is 7\)"),
-        (lambda p: save_mha(p, np.full((4, 5, 6), math.nan, np.float32)), "120 voxels that are NaN"),
-    ],
-)  # fmt: skip
-def test_metaimages_that_are_wrong(tmp_path, write, sentence):
-    path = Path(tmp_path / "x.mha")
-    write(path)
-    with pytest.raises(InputError, match=sentence):
-        metaimage.read(path)

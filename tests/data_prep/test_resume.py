@@ -1,5 +1,6 @@
 """A repeated run does only what is missing or has changed; a killed run continues."""
 
+import gzip
 import os
 import shutil
 import signal
@@ -291,3 +292,28 @@ def test_a_folder_of_others_is_no_working_folder(tmp_path, again):
             again()
         assert path.read_text() == "mine"
         shutil.rmtree(tmp_path / "records.partial")
+
+
+def test_a_scan_that_kept_its_size_and_time_is_made_again(tmp_path, again, made):
+    """Only the time that the system notes (ctime) tells that it changed; its shard is made again, and then kept."""
+    path = tmp_path / "ciss" / "sub-03.nii"
+    data = bytearray(gzip.decompress(path.with_suffix(".nii.gz").read_bytes()))
+    path.with_suffix(".nii.gz").unlink()
+    path.write_bytes(data)
+    first = again()
+    for number in range(2):
+        before = path.stat()
+        data[-900:-880] = bytes(20)
+        data[-1000 - number] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        second = again()
+        (shard,) = made[-1]
+        assert "sub-03" in shard
+        changed = [name for name in first["shards"] if first["shards"][name] != second["shards"][name]]
+        assert len(changed) == 1
+        first = second
+        assert again() == second
+        assert len(made) == 2 + number
+    assert verify(tmp_path / "records")["problems"] == []

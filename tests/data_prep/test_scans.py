@@ -4,8 +4,9 @@ import pytest
 
 from cyclescan.common.errors import InputError
 from data_prep import pseudonyms, scans
-from tests.data_prep.scan_files import save
-from tests.scans.dicom.dicom_files import write_knee
+from tests.data_prep.scan_files import save, save_mha, voxels
+from tests.scans.dicom.dicom_files import knee, slices, write_knee
+from tests.scans.dicom.dicom_files import save as save_dicom
 
 
 def touch(folder, *names):
@@ -115,12 +116,20 @@ def test_places_without_scans(tmp_path):
             scans.find(tmp_path / name)
 
 
-def test_converted_files_beside_dicom_are_taken_alone(tmp_path):
+def test_files_and_dicom_of_one_folder_are_all_taken(tmp_path):
     write_knee(tmp_path / "series")
     assert [s.series is None for s in scans.find(tmp_path)] == [False]
-    touch(tmp_path, "converted.nii.gz")
-    assert found(tmp_path) == [("converted.nii.gz", "converted")]
+    save(tmp_path / "anna.nii.gz")
+    save_mha(tmp_path / "deep/ben.mha", voxels())
+    assert [s.subject for s in scans.find(tmp_path)] == ["anna", "ben", "knee-1"]
     assert [s.subject for s in scans.find(f"{tmp_path}#Modality=MR")] == ["knee-1"]
+    # a localizer beside files is no scan
+    array, affine = knee()
+    (tmp_path / "other").mkdir()
+    localizer = slices(array[:, :, :1], affine, name="loc", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    save_dicom(localizer, tmp_path / "other")
+    save(tmp_path / "other/carl.nii")
+    assert [s.subject for s in scans.find(tmp_path / "other")] == ["carl"]
 
 
 def test_the_key_is_made_once_and_is_private(tmp_path):

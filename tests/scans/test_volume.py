@@ -1,3 +1,4 @@
+import gzip
 import re
 import subprocess
 import sys
@@ -282,3 +283,26 @@ def test_a_placement_of_another_grid_is_a_defect(tmp_path):
     placement = volume.placement(save(tmp_path / "scan.nii"))
     with pytest.raises(ValueError, match="the volume lies at"):
         volume.write(Volume(voxels().astype(np.float32), ROTATED), tmp_path / "result.nii", placement=placement)
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_a_damaged_series_is_refused_whichever_volume_is_read(tmp_path, index):
+    """Bytes that are wrong and still decode: only the checksum at the end of the stream tells."""
+    series = np.stack([voxels(seed, (20, 22, 24)) for seed in range(4)], -1)
+    path = save(tmp_path / "series.nii.gz", series)
+    np.testing.assert_array_equal(volume.read(path, index).array, series[..., index])
+    plain = bytearray(gzip.decompress(path.read_bytes()))
+    checksum = gzip.compress(bytes(plain), mtime=0)[-8:]
+    plain[400 + 3 * len(plain) // 4] ^= 64  # in the last volume
+    path.write_bytes(gzip.compress(bytes(plain), mtime=0)[:-8] + checksum)
+    with pytest.raises(InputError, match=r"series\.nii\.gz is truncated or damaged: .* its checksum \(CRC\)"):
+        volume.read(path, index)
+
+
+def test_names_that_say_the_wrong_compression(tmp_path):
+    data = save(tmp_path / "x.nii").read_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(data)
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(data))
+    for name, said in (("plain.nii.gz", r"rename it to \.nii\.$"), ("packed.nii", r"rename it to \.nii\.gz\.$")):
+        with pytest.raises(InputError, match=f"{name} is .*compressed, .*{said}"):
+            volume.read(tmp_path / name)

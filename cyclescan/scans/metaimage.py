@@ -1,4 +1,7 @@
-"""MetaImage (.mha) volumes, as SynthRAD2025 comes in; read by SimpleITK, checked as NIfTI files are."""
+"""MetaImage (.mha) files, as SynthRAD2025 comes in; read by SimpleITK, which is imported when one is read.
+
+`volume` takes them as it takes NIfTI files, and checks their voxels.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan.common.errors import InputError
-from cyclescan.scans.volume import MAX_VOXELS, Volume, checked
 
 SUFFIX = ".mha"
 _HEADER_BYTES = 4096
@@ -22,7 +24,7 @@ def is_metaimage(path: str | os.PathLike) -> bool:
 
 
 def read_header(path: str | os.PathLike) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine of the axes (x, y, z) of the file, without reading its voxels; see `volume.read_header`.
+    """Shape and affine (RAS+ mm) of the axes (x, y, z) of the file, without reading its voxels.
 
     Raises:
         InputError: the file is missing or no MetaImage, its voxels lie in another file, it is not 3-D with one value a
@@ -42,11 +44,11 @@ def _grid(path: str | os.PathLike, reader) -> tuple[tuple[int, int, int], np.nda
     return (x, y, z), affine
 
 
-def read(path: str | os.PathLike) -> Volume:
-    """The voxels, float32 with the axes (x, y, z) of the file; see `volume.read`.
+def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels, float32 with the axes (x, y, z) of the file, and the affine.
 
     Raises:
-        InputError: see `read_header`; or the voxels are cut off, not finite, or all the same.
+        InputError: see `read_header`; or the voxels are cut off.
     """
     import SimpleITK as sitk  # noqa: N813 - its own habit
 
@@ -56,7 +58,7 @@ def read(path: str | os.PathLike) -> Volume:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)).transpose(2, 1, 0)
     except RuntimeError as error:
         raise InputError(f"{path} is truncated or damaged: its voxels cannot be read.") from error
-    return checked(Volume(np.ascontiguousarray(array), affine, {"path": str(path)}), str(path))
+    return np.ascontiguousarray(array), affine
 
 
 def _reader(path: Path, whole: bool = False):
@@ -84,10 +86,6 @@ def _reader(path: Path, whole: bool = False):
             f"{path} has the shape {'x'.join(map(str, size))} with {reader.GetNumberOfComponents()} values a voxel; a "
             "3-D volume of one is needed."
         )
-    if np.prod([float(n) for n in size]) > MAX_VOXELS:
-        raise InputError(
-            f"{path} claims {'x'.join(map(str, size))} voxels; at most {MAX_VOXELS} in one volume are allowed."
-        )
     needed = int(np.prod(size)) * _bytes_per_voxel(head)
     if re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE):
         there = _unpacked(path, place.end() + 1, needed) if whole else needed
@@ -107,7 +105,7 @@ def _unpacked(path: Path, offset: int, needed: int) -> int:
             while there < needed and (block := stream.read(1 << 20)):
                 there += len(unpacker.decompress(block))
         except zlib.error as error:
-            raise InputError(f"{path} is damaged: its voxels cannot be read ({error}).") from error
+            raise InputError(f"{path} is damaged: its compressed voxels cannot be read.") from error
     return there
 
 
