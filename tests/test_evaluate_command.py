@@ -11,7 +11,7 @@ import pytest
 
 from cyclescan import evaluate
 from cyclescan.common.files import read_json
-from cyclescan.evaluation import files, histograms, metrics
+from cyclescan.evaluation import file_pairs, files, histograms, metrics
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from tests.conftest import scan
@@ -216,6 +216,24 @@ def test_one_pair_that_fails_leaves_the_others(call, folders, what):
     assert re.search(sentence, found["failed"][0]["reason"])
     assert re.search(rf"failed: site/\S+: .*{sentence}", said)
     assert "Traceback" not in said and "site/sub-1" in out
+
+
+@pytest.mark.parametrize("place", [(file_pairs, "check_grids"), (files.metrics, "all_metrics")])
+def test_a_pair_that_fails_unforeseen_leaves_the_others(call, folders, monkeypatch, place):
+    real, calls = getattr(*place), []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ArithmeticError("Doe^Jane")
+        return real(*arguments)
+
+    monkeypatch.setattr(*place, failing)
+    code, _, said = call()
+    assert code == 1
+    assert re.search(r"failed: site/sub-1: .* not foreseen \(ArithmeticError, test_evaluate_command.py line", said)
+    assert "Doe" not in said and "Traceback" not in said
+    assert [row["volume"] for row in read_json(folders / "out" / "metrics.json")["volumes"]] == ["site/sub-2"]
 
 
 def test_a_tiny_shift_of_the_grid_is_rounding(call, folders):

@@ -1,5 +1,6 @@
 """`translate` on files: grids, headers, the JSON beside the result, and every refusal."""
 
+import functools
 import gzip
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from cyclescan import NOTICE, __version__, preprocessing, translate
 from cyclescan.common.files import read_json, sha256
 from cyclescan.export import export
+from cyclescan.inference import batch
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import guard
 from cyclescan.scans import volume
@@ -190,6 +192,34 @@ def test_failed_files_of_a_batch_are_listed_and_the_rest_are_done(call, tmp_path
     assert "is constant" in failed["constant.nii.gz"]
     assert "2 of 5 files are translated" in caplog.text
     assert sorted(p.name for p in out.iterdir()) == ["a_good.json", "a_good.nii.gz", "z_good.json", "z_good.nii.gz"]
+
+
+@pytest.mark.parametrize("stage", ["read", "translated", "written"])
+@pytest.mark.parametrize("kind", [KeyError, MemoryError, RuntimeError])
+def test_a_failure_that_nobody_foresaw_is_listed_too(call, tmp_path, monkeypatch, stage, kind):
+    """Whatever its class, and wherever it happens: the others are done, and its own words stay out of what is said."""
+    source, out = tmp_path / "scans", tmp_path / "out"
+    for number, name in enumerate(("a", "b", "c")):
+        write_scan(source / f"{name}.nii.gz", number)
+
+    def failing(real, *arguments):
+        failing.count += 1
+        if failing.count == 2:
+            raise kind("Doe^Jane")
+        return real(*arguments)
+
+    failing.count = 0
+    place, name = {"read": (Translator, "prepare"), "translated": (Translator, "translate_array"),
+                   "written": (batch.volumes, "write")}[stage]  # fmt: skip
+    real = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *a, **k: failing(functools.partial(real, **k), *a))
+    code, said = call(source, out)
+    assert code == 1
+    (failed,) = [line for line in said.splitlines() if line.startswith("failed: ")]
+    word = "needs more memory than there is" if kind is MemoryError else rf"not foreseen \({kind.__name__}, "
+    assert re.search(rf"failed: \S+/b.nii.gz: \S+/b.nii.gz .*{word}", failed)
+    assert "Doe" not in said and "Traceback" not in said
+    assert sorted(p.name for p in out.glob("*.json")) == ["a.json", "c.json"]
 
 
 def test_a_batch_in_which_all_fail_is_wrong_input(call, tmp_path):

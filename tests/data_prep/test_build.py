@@ -15,9 +15,9 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256
 from cyclescan.preprocessing import prepare, restore
 from cyclescan.scans import volume
-from data_prep import listing
+from data_prep import listing, scans
 from data_prep.__main__ import main
-from data_prep.build import build
+from data_prep.build import build, shards
 from data_prep.verify import verify
 from tests.data_prep.scan_files import AFFINE, BROKEN, SHAPE, save, save_domain, save_domains, save_forms, voxels
 
@@ -276,6 +276,25 @@ def test_an_existing_data_set_is_replaced_only_when_asked(domains, tmp_path, cap
     assert command(a, b, out, "--seed", "1", "--overwrite") == 0
     assert read_json(out / "dataset.json")["seed"] == 1
     assert not (out / "pairs").exists()
+
+
+@pytest.mark.parametrize("place", [(scans, "read_header"), (shards, "prepare"), (shards.guard, "measure")])
+def test_a_scan_that_fails_unforeseen_leaves_the_others(domains, tmp_path, monkeypatch, caplog, place):
+    real, calls = getattr(*place), []
+
+    def failing(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise IndexError("Doe^Jane")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(*place, failing)
+    info = build(*domains, tmp_path / "records", split=(6, 0, 0), workers=1)
+    assert sum(shard["records"] for shard in info["shards"].values()) == 11
+    (failed,) = info["failed"]
+    assert "failed in a way that was not foreseen (IndexError, test_build.py line" in failed["reason"]
+    assert "Doe" not in caplog.text
+    assert any(re.match(r"failed: \S+\.nii(\.gz)? failed in a way", m) for m in caplog.messages)
 
 
 def test_a_disk_that_fails_is_one_sentence(domains, tmp_path, monkeypatch):

@@ -320,3 +320,20 @@ def test_status(server, transport, caplog, capsys):
     assert "a2b: version 1 is AVAILABLE" in caplog.text
     assert main(server, transport, "--model", "c2d", "--status") == 2
     assert "has no model c2d" in capsys.readouterr().err
+
+
+def test_ports_that_speak_another_protocol_are_told_apart_from_no_server(server, monkeypatch):
+    """Easily exchanged: 8500 is gRPC and 8501 is REST. What the other side's bytes look like helps nobody."""
+    monkeypatch.setattr(client, "RETRY_AFTER_S", (0.01,))
+    with pytest.raises(InputError) as caught:
+        RestClient(server.grpc, "a2b", timeout_s=20).status()
+    assert str(caught.value) == (
+        f"What answers at {server.grpc} does not speak HTTP; give the server's port of REST (8501 unless it was told "
+        "another), or leave --rest away."
+    )
+    with pytest.raises(InputError) as caught:
+        GrpcClient(server.rest, "a2b", timeout_s=20).status()
+    assert str(caught.value) == (
+        f"What answers at {server.rest} does not speak gRPC; give the server's port of gRPC (8500 unless it was told "
+        "another), or add --rest."
+    )

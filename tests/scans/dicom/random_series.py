@@ -4,6 +4,7 @@
 drew and not from the files. It shares no code with the reader.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -427,11 +428,10 @@ def _with_copies(rng, datasets, about):
     again = rng.choice(len(datasets), int(rng.integers(1, len(datasets))), replace=False)
     renamed = about["renamed"] = bool(rng.random() < 0.5)
     for k in again:
-        copy = pydicom.Dataset(datasets[k])
-        copy.file_meta = datasets[k].file_meta
+        other = copy.deepcopy(datasets[k])
         if renamed:
-            copy.SOPInstanceUID = uid(copy.SOPInstanceUID, "again")
-        datasets.append(copy)
+            other.SOPInstanceUID = uid(other.SOPInstanceUID, "again")
+        datasets.append(other)
     return datasets
 
 
