@@ -131,8 +131,12 @@ def translate_files(
     def written(writing: tuple[Path | Series, Future] | None) -> None:
         if writing:
             scan, task = writing
-            error = task.exception()
-            ended(scan, of_item(error, path_of(scan)) if error else None)
+            try:
+                task.result()
+            except Exception as error:  # of whatever class, as below
+                ended(scan, of_item(error, path_of(scan)))
+            else:
+                ended(scan, None)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing = None

@@ -127,12 +127,12 @@ def write(series: Series, volume: Volume, folder: str | os.PathLike, derivation:
     slope, stored = _quantised(array, derivation.hounsfield)
     with lenient(), replacing(folder) as temporary:
         temporary.mkdir()
-        source, read = None, None
+        source, read = _read(series.slices[0].path), series.slices[0].path
+        if derivation.keep_identity:
+            _say_what_is_lost(source, read)
         for number, each in enumerate(series.slices, 1):
             if each.path != read:  # a multi-frame file holds all slices
                 source, read = _read(each.path), each.path
-                if number == 1 and derivation.keep_identity:
-                    _say_what_is_lost(source, each.path)
             dataset = _common(series, source, derivation)
             _describe(dataset, series, each, number, derivation)
             _pixels(dataset, stored[:, :, number - 1].T, slope, derivation)
@@ -319,7 +319,7 @@ def _own_equipment(derivation: Derivation) -> pydicom.Dataset:
     return item
 
 
-def _describe(dataset, series: Series, each: Slice, number: int, derivation: Derivation) -> None:
+def _describe(dataset: pydicom.Dataset, series: Series, each: Slice, number: int, derivation: Derivation) -> None:
     """One slice's identity, derivation, source and plane."""
     from pydicom.dataset import Dataset
     from pydicom.valuerep import DSfloat
@@ -343,7 +343,7 @@ def _describe(dataset, series: Series, each: Slice, number: int, derivation: Der
     if UID.fullmatch(each.sop_uid) and UID.fullmatch(each.sop_class):
         dataset.SourceImageSequence = [source]
 
-    def decimal(values) -> list[DSfloat]:
+    def decimal(values: Iterable[float]) -> list[DSfloat]:
         return [DSfloat(float(v), auto_format=True) for v in values]
 
     dataset.ImagePositionPatient = decimal(each.position)
@@ -355,7 +355,7 @@ def _describe(dataset, series: Series, each: Slice, number: int, derivation: Der
         dataset.SpacingBetweenSlices = decimal([between])[0]
 
 
-def _pixels(dataset, stored: np.ndarray, slope: str, derivation: Derivation) -> None:
+def _pixels(dataset: pydicom.Dataset, stored: np.ndarray, slope: str, derivation: Derivation) -> None:
     """Pixels, their scale, and what the modality's module asks for; TR and TE of no scan at all stay empty."""
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = stored.shape

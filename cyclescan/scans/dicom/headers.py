@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -128,9 +128,13 @@ def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
                 raise InputError(f"{path} is a damaged DICOM file: nothing in it says what it shows.")
             if not _is_image(sop_class):
                 return []
-        key = tuple(text_of(dataset, name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+        key = (
+            text_of(dataset, "PatientID"),
+            text_of(dataset, "StudyInstanceUID"),
+            text_of(dataset, "SeriesInstanceUID"),
+        )
         part, parts = (whole_of(dataset, name) for name in ("InConcatenationNumber", "InConcatenationTotalNumber"))
-        common = {
+        common: dict[str, Any] = {
             "path": path,
             "sop_class": sop_class,
             "sop_uid": text_of(dataset, "SOPInstanceUID"),
@@ -173,7 +177,7 @@ def _frames(path: str, file: Opened, count: int) -> list[dict]:
     frames = []
     for number, own in enumerate(items_of(dataset, "PerFrameFunctionalGroupsSequence"), 1):
 
-        def group(name: str, own=own):
+        def group(name: str, own: pydicom.Dataset = own) -> pydicom.Dataset | None:
             return first_of(own, name) or first_of(shared, name)
 
         geometry = _plane(
@@ -205,7 +209,12 @@ def _mappings(path: str, file: Opened, places: list[pydicom.Dataset | None]) -> 
     }
 
 
-def _plane(path: str, orientation, position, measures) -> dict:
+def _plane(
+    path: str,
+    orientation: pydicom.Dataset | None,
+    position: pydicom.Dataset | None,
+    measures: pydicom.Dataset | None,
+) -> dict:
     """Image Plane attributes from the datasets that hold them, checked."""
     row_column = _numbers(path, orientation, "ImageOrientationPatient", 6)
     row, column = np.asarray(row_column[:3]), np.asarray(row_column[3:])

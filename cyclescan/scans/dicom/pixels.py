@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def _element(path: str, file: Opened) -> tuple[str, str, int, int]:
     """Keyword, value representation and length of the pixels' element, and where its value begins."""
     begin = file.stream.tell()
     head = file.stream.read(12)
-    order = "little" if file.little else "big"
+    order: Literal["little", "big"] = "little" if file.little else "big"
     group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
     if len(head) < 8 or group != _GROUP or element not in _ELEMENTS:
         raise InputError(f"{path} has no pixel data.")
@@ -160,7 +161,7 @@ def frames(path: str, file: Opened) -> Iterator[np.ndarray]:
     from pydicom.uid import UID
 
     stored = check(path, file)
-    options = {
+    options: dict[str, Any] = {
         "rows": stored.rows,
         "columns": stored.columns,
         "number_of_frames": stored.frames,

@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -201,16 +202,16 @@ def _all_slices(files: Sequence[str]) -> Iterator[tuple[Key | None, Slice]]:
 
 def assemble(slices: Iterable[tuple[Key | None, Slice]]) -> list[Series]:
     """Put slices together into series, whatever order they come in; those without a key could not be read."""
-    pool: dict[object, object] = {}
+    pool: dict[Any, Any] = {}
     unread: list[Series] = []
     keyed: list[tuple[Key, Slice]] = []
     for key, each in slices:
         if key is None:
-            unread.append(broken(each.path, each.problem))
+            unread.append(broken(each.path, each.problem or ""))
             continue
         # thousands of slices share the same few facts and tables
-        names = ("facts", "modality", "real_world")
-        shared = {name: pool.setdefault(getattr(each, name), getattr(each, name)) for name in names}
+        shared: dict[str, Any] = {"facts": each.facts, "modality": each.modality, "real_world": each.real_world}
+        shared = {name: pool.setdefault(value, value) for name, value in shared.items()}
         keyed.append((key, dataclasses.replace(each, **shared)))
     by_key = collections.defaultdict(list)
     for key, each in _completed(_named(keyed)):
@@ -304,14 +305,14 @@ def _note(members: Sequence[Slice]) -> str | None:
     files = {each.sop_uid or each.path: each for each in members}.values()  # of copies, and of frames, one
     doubt = f"{min(each.path for each in files)} is of a series of which slices may be lost at an end: "
     parts = [each for each in files if each.part]
-    if parts and len({each.part for each in parts}) < max(each.claimed or 0 for each in parts):
-        return f"{doubt}{max(each.claimed for each in parts)} files belong together, and {len(parts)} are here."
+    whole = max((each.claimed or 0 for each in parts), default=0)
+    if len({each.part for each in parts}) < whole:
+        return f"{doubt}{whole} files belong together, and {len(parts)} are here."
     if parts or any(each.frame for each in files):
         return None
-    if any(each.claimed for each in files):
-        claimed = max(each.claimed or 0 for each in files)
-        if len(files) < claimed:
-            return f"{doubt}its acquisition has {claimed} images, and {len(files)} are here."
+    claimed = max((each.claimed or 0 for each in files), default=0)
+    if len(files) < claimed:
+        return f"{doubt}its acquisition has {claimed} images, and {len(files)} are here."
     numbers = sorted({each.number for each in files if each.number is not None})
     if len(numbers) < len(files) or len(numbers) < LEAST_SLICES or numbers[0] < 0:
         return None  # numbers that are missing or twice tell nothing
@@ -326,18 +327,20 @@ def _note(members: Sequence[Slice]) -> str | None:
 def _stacks(members: list[Slice]) -> list[list[Slice]]:
     stacks: list[list[Slice]] = []
     stated = {kind for each in members if (kind := _kind(each))}
-    only = max(stated) if len(stated) == 1 else ()  # a slice without a kind is of the one that the others have
-    kinds: list[tuple] = []
+    only: tuple[str, ...] = (
+        max(stated) if len(stated) == 1 else ()
+    )  # a slice without a kind is of the one that the others have
+    kinds: list[tuple[str, tuple[str, ...]]] = []
     for each in members:
-        kind = (each.sop_class, _kind(each) or only)
+        own = (each.sop_class, _kind(each) or only)
         for stack, of_stack in zip(stacks, kinds, strict=True):
             parallel = np.abs(np.subtract(stack[0].orientation, each.orientation)).max() <= PARALLEL
-            if parallel and of_stack == kind:
+            if parallel and of_stack == own:
                 stack.append(each)
                 break
         else:
             stacks.append([each])
-            kinds.append(kind)
+            kinds.append(own)
     return stacks
 
 
@@ -440,8 +443,8 @@ def _twins(stack: Sequence[Slice]) -> str | None:
 
     They may be two series, and nothing but their numbers says so.
     """
-    numbers = [each.number for each in stack]
-    if None in numbers or len(stack) < 2 * LEAST_BETWEEN or _steady(numbers) or not _overlap(stack):
+    numbers = [each.number for each in stack if each.number is not None]
+    if len(numbers) < max(len(stack), 2 * LEAST_BETWEEN) or _steady(numbers) or not _overlap(stack):
         return None
     if not (_steady(numbers[::2]) and _steady(numbers[1::2])):
         return None

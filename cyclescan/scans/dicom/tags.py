@@ -15,7 +15,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cyclescan.common.errors import InputError
 
@@ -123,7 +123,7 @@ def _open(stream: BinaryIO, keywords: list[str]) -> Opened:
     import pydicom
 
     dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=keywords)
-    meta = getattr(dataset, "file_meta", None)
+    meta: Any = getattr(dataset, "file_meta", None)
     list(meta or ())  # reading a value is what finds out that it is damaged
     syntax = text_of(meta, "TransferSyntaxUID")
     if syntax == _DEFLATED:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,8 +111,8 @@ def real_world(name: str, places: Sequence[pydicom.Dataset | None], signed: bool
         item = first_of(place, "RealWorldValueMappingSequence")
         if item is None:
             continue
-        reach = [_either(name, item, f"RealWorldValue{end}ValueMapped", signed) for end in ("First", "Last")]
-        limits = (reach[0], reach[1]) if None not in reach else None
+        first, last = (_either(name, item, f"RealWorldValue{end}ValueMapped", signed) for end in ("First", "Last"))
+        limits = None if first is None or last is None else (first, last)
         values = item.get("RealWorldValueLUTData")
         if values not in (None, ""):
             if limits is None or not math.isclose(limits[1] - limits[0] + 1, np.size(values)):
@@ -141,12 +141,13 @@ def of_volume(name: str, stated: Sequence[tuple[Mapping | None, Mapping | None]]
     worlds = [world for _, world in stated]
     if hounsfield or not any(worlds) or not all(own.is_identity for own in usual):
         return usual
-    if not all(worlds):
+    known = [world for world in worlds if world]
+    if len(known) < len(worlds):
         raise InputError(
-            f"{name} is of a series of which {sum(w is None for w in worlds)} of {len(worlds)} slices have no Real "
+            f"{name} is of a series of which {len(worlds) - len(known)} of {len(worlds)} slices have no Real "
             "World Value Mapping, and nothing else says what their numbers mean."
         )
-    return worlds
+    return known
 
 
 def _either(name: str, item: pydicom.Dataset, keyword: str, signed: bool) -> float | None:
@@ -202,7 +203,7 @@ def _modality_table(name: str, item: pydicom.Dataset, signed: bool, little: bool
     return Mapping(table=_packed(name, "LUTData", table), first=_as_stored(first, signed))
 
 
-def _packed(name: str, keyword: str, values) -> bytes:
+def _packed(name: str, keyword: str, values: Any) -> bytes:
     try:
         table = np.asarray(values, "<f8").ravel()
     except (TypeError, ValueError):
