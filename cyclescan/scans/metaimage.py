@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, int, int], np.ndarr
     return _grid(path, _reader(Path(path)))
 
 
-def _grid(path: str | os.PathLike, reader) -> tuple[tuple[int, int, int], np.ndarray]:
+def _grid(path: str | os.PathLike, reader: Any) -> tuple[tuple[int, int, int], np.ndarray]:
     x, y, z = (int(n) for n in reader.GetSize())
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
@@ -61,7 +62,7 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(array), affine
 
 
-def _reader(path: Path, whole: bool = False):
+def _reader(path: Path, whole: bool = False) -> Any:
     """SimpleITK's reader of a file whose header is sound; `whole`: and whose voxels are all there."""
     import SimpleITK as sitk  # noqa: N813
 

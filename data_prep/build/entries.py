@@ -61,7 +61,8 @@ def check_leaks(written: list[tuple[Task, dict]]) -> None:
 
 def domain_entry(request: BuildRequest, written: list[tuple[Task, dict]], domain: str) -> dict:
     """What the data set says of a domain: its name, and what -1 and 1 of a translation into it become."""
-    name, scaling = request.names[domain], request.scalings[domain]
+    name = request.names[domain]
+    scaling = next(task.scaling for task, _ in written if task.domain == domain)
     training = [outcome for task, outcome in written if (task.split, task.domain) == ("train", domain)]
     limits = [(about["low"], about["high"]) for outcome in training for about in outcome["scans"]]
     if not limits:
