@@ -18,8 +18,8 @@ from data_prep import scans
 
 PLANES = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "transverse", "I": "transverse"}
 COLUMNS = (
-    "subject", "path", "number", "description", "protocol", "sequence", "field T", "TR ms", "TE ms", "flip deg",
-    "voxels", "spacing mm", "slices", "axes", "note",
+    "subject", "number", "description", "protocol", "sequence", "field T", "TR ms", "TE ms", "flip deg", "voxels",
+    "spacing mm", "slices", "axes", "path", "note",
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _of_series(each: series.Series, root: str) -> tuple[str, ...]:
     if not each.problem:
         grid = _grid(each.shape, each.affine)
     place = os.path.relpath(each.path if len(set(each.files)) == 1 else each.path.parent, root)
-    return (place, *words, *_settings(each.meta), *grid, note)
+    return (*words, *_settings(each.meta), *grid, place, note)
 
 
 def _of_file(scan: scans.Scan, root: str) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ def _of_file(scan: scans.Scan, root: str) -> tuple[str, ...]:
     except InputError as error:
         grid, note = ("", "", "", ""), str(error)
     settings = _settings(acquisition.beside(scan.path, stem(scan.path)))
-    return (os.path.relpath(scan.path, root), "", "", "", "", *settings, *grid, note)
+    return ("", "", "", "", *settings, *grid, os.path.relpath(scan.path, root), note)
 
 
 def _settings(meta: dict) -> tuple[str, ...]:

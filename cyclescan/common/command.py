@@ -45,7 +45,6 @@ def run(
     for chatty in ("absl", "tensorflow", "apache_beam", "nibabel"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        _refuse_empty(parsed)
         return action(parsed) or DONE
     except InputError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -53,13 +52,6 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("stopped by the keyboard\n")
         return 130
-
-
-def _refuse_empty(parsed: argparse.Namespace) -> None:
-    """`InputError` where an argument is an empty text: a script's variable was not set, and "" would be this folder."""
-    for name, value in vars(parsed).items():
-        if "" in (value if isinstance(value, list | tuple) else [value]):
-            raise InputError(f"The argument {name.replace('_', '-')} is empty; is a variable of a script not set?")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,6 +17,7 @@ from cyclescan import records
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import sha256
 from cyclescan.preprocessing import Options, body, geometry, guard, prepare
+from cyclescan.scans.volume import Volume
 from data_prep import graph, pseudonyms, scans, splits, workspace
 from data_prep.build.grid import extent_of
 from data_prep.build.request import BuildRequest
@@ -86,23 +88,42 @@ def plan(chosen: dict[tuple[str, str], list[Source]], request: BuildRequest, how
 
 
 def name_of(task: Task, key: bytes, folder: Path, before: workspace.Previous | None) -> str:
-    """The fingerprint of a task, and another one where its shard is older than the last change of one of its scans.
+    """The fingerprint of a task, and another one where a scan of its shard is no longer what it was.
 
     A scan may change and keep its size and its time of modification, which is all that a fingerprint knows; it cannot
-    keep the time that the system notes (ctime).
+    keep the time that the system notes (ctime). That changes for other reasons, too, so where it is later than the
+    shard the scan is read again, and the shard counts as looked at from then on.
     """
     name, changed = workspace.fingerprint(key, task), max(map(changed_ns, task.sources))
-    made = _made_ns(name, folder, before)
-    if made is not None and made >= changed:
-        return name
     renewed = workspace.fingerprint(key, task, changed)
-    return name if made is None and _made_ns(renewed, folder, before) is None else renewed
+    shard, facts = file_of(name, folder, before), _facts_of(name, folder, before)
+    if facts is None:
+        return name if _facts_of(renewed, folder, before) is None else renewed
+    if shard.stat().st_mtime_ns >= changed:
+        return name
+    if not _holds(task, facts):
+        return renewed
+    with contextlib.suppress(OSError):
+        os.utime(shard)
+    return name
 
 
-def _made_ns(name: str, folder: Path, before: workspace.Previous | None) -> int | None:
-    """When the shard of a fingerprint was written; None where there is none."""
-    path = file_of(name, folder, before)
-    return path.stat().st_mtime_ns if path.is_file() else None
+def _holds(task: Task, facts: dict) -> bool:
+    """Whether the scans of a task have the voxels of which a shard was made."""
+    contents = [about["content"] for about in facts["scans"]]
+    try:
+        return contents == [_content(task, scans.read(source, source.index)) for source in task.sources]
+    except InputError:
+        return False
+
+
+def _content(task: Task, raw: Volume) -> str:
+    return pseudonyms.content(task.content_key, geometry.to_canonical(raw)[0].array)
+
+
+def _facts_of(name: str, folder: Path, before: workspace.Previous | None) -> dict | None:
+    """What is known of the shard of a fingerprint; None where there is none that is whole."""
+    return (before.facts(name) if before else None) or workspace.done(folder, name)
 
 
 def write(
@@ -127,7 +148,7 @@ def write(
 
 def _kept(task: Task, name: str, folder: Path, before: workspace.Previous | None) -> dict | None:
     """What `write_shard` returned for this task in an earlier run, when its shard is still there and no scan failed."""
-    facts = (before.facts(name) if before else None) or workspace.done(folder, name)
+    facts = _facts_of(name, folder, before)
     if facts is None or facts["records"] < len(task.sources):
         return None
     return {"fingerprint": name, "failed": []} | stated(facts)
@@ -167,7 +188,7 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
                 raw = scans.read(source, source.index)
                 if source.side:
                     raw = dataclasses.replace(raw, meta=raw.meta | {"side": source.side})
-                content = pseudonyms.content(task.content_key, geometry.to_canonical(raw)[0].array)
+                content = _content(task, raw)
                 scan, steps = prepare(raw, task.scaling, task.spacing_mm, task.shape, task.options)
                 (limits,) = (r for r in steps if r["step"] == "intensity")
                 about: dict[str, Any] = {"scan": source.scan, "subject": source.identity, "content": content}

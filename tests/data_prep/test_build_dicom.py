@@ -144,7 +144,7 @@ def test_the_list_of_a_hospital_folder(hospital, tmp_path, capsys):
     assert len(rows) == 10
     assert [row[0] for row in rows] == ["1"] * 3 + ["2"] * 3 + ["3"] * 3 + ["4"]
     ciss = "1 2 CISS sag knee ciss *tfi3d1 3 6.1 2.7 40 20x24x10 1.5 x 1.25 x 3 sagittal PIR"
-    assert " ".join(rows[0]) == ciss
+    assert " ".join(rows[0]) == f"{ciss} knee-1/ciss"
     assert sum(row[-1] == "localizer" for row in rows) == 3
     assert "1 slice is missing between them" in lines[10]
     for word in ("Doe", "1970", "ACC4711", "House", "General", "MR7"):
@@ -158,9 +158,9 @@ def test_the_list_of_nifti_files_and_of_nothing(tmp_path, capsys):
     (tmp_path / "n" / "broken.nii").write_text("x")
     assert main(["scans", str(tmp_path / "n")]) == 0
     head, broken, sound = capsys.readouterr().out.splitlines()
-    assert head.split() == ["subject", "description", "voxels", "spacing", "mm", "slices", "axes", "note"]
+    assert head.split() == ["subject", "voxels", "spacing", "mm", "slices", "axes", "path", "note"]
     assert "truncated: it holds 1 bytes" in broken
-    assert sound.split() == "2 sub-1.nii.gz 10x12x14 3 x 2 x 1.5 coronal RSA".split()
+    assert sound.split() == "2 10x12x14 3 x 2 x 1.5 coronal RSA sub-1.nii.gz".split()
     for place, sentence in (("none", "does not exist"), ("e", "holds no NIfTI file .* and no DICOM")):
         (tmp_path / "e").mkdir(exist_ok=True)
         assert main(["scans", str(tmp_path / place)]) == 2

@@ -317,3 +317,16 @@ def test_a_scan_that_kept_its_size_and_time_is_made_again(tmp_path, again, made)
         assert again() == second
         assert len(made) == 2 + number
     assert verify(tmp_path / "records")["problems"] == []
+
+
+def test_a_data_set_and_scans_that_were_copied_are_kept(tmp_path, again, made):
+    """Copies are younger than the shards by the time that the system notes; they are read, found the same, and kept."""
+    first = again()
+    old = time.time_ns() - 10**12
+    for path in (tmp_path / "records").rglob("*.tfrecord"):
+        os.utime(path, ns=(old, old))
+    before = {path: path.stat().st_ino for path in (tmp_path / "records").rglob("*.tfrecord")}
+    assert again() == first
+    assert len(made) == 1
+    assert {path: path.stat().st_ino for path in (tmp_path / "records").rglob("*.tfrecord")} == before
+    assert all(path.stat().st_mtime_ns > old for path in before)  # so that they are not read each time

@@ -49,7 +49,10 @@ def through_c(folder, signature, given, arrays, tmp_path):
 
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 def test_whole_volumes(run, exported, tmp_path, direction):
-    volumes = {str(i): tiny.head(size, i) - (500 if direction == "b2a" else 0) for i, size in enumerate(SIZES)}
+    below = 500 if direction == "b2a" else 0
+    # measured air: a constant beyond the field of view is no part of a histogram here, and the graph cannot tell
+    noise = np.random.default_rng(0)
+    volumes = {str(i): tiny.head(n, i) + noise.uniform(0, 1, n).astype(np.float32) - below for i, n in enumerate(SIZES)}
     result, path = through_c(exported / direction / "1", "serving_default", "volume", volumes, tmp_path)
     assert result.returncode == 0, result.stderr
     translator = Translator.load(run.path, direction)
