@@ -42,12 +42,8 @@ setup(
         "scipy>=1.11",
         "nibabel>=5.2",
         "pydicom>=3.0",
-        # decoders of compressed DICOM that pydicom calls: JPEG; JPEG-LS; JPEG 2000 and HTJ2K; RLE (ten times pydicom's)
-        "python-gdcm>=3.0.24",
-        "pyjpegls>=1.5",
-        "pylibjpeg>=2.0",
-        "pylibjpeg-openjpeg>=2.3",
-        "pylibjpeg-rle>=2.0",
+        # decompresses DICOM: JPEG, JPEG-LS, JPEG 2000 and RLE; BSD, wheels for Python 3.10 to 3.13, 12 to 45 MB
+        "imagecodecs>=2025.3.30",
         "isal>=1.7",
         "matplotlib>=3.8",
         "scikit-image>=0.24",

@@ -18,14 +18,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
@@ -38,8 +41,14 @@ CODINGS = {
     "classic": (ExplicitVRLittleEndian, False),
     "enhanced": (ExplicitVRLittleEndian, True),
     "RLE": (RLELossless, False),
+    "JPEG": (JPEGLossless, False),
     "JPEG-LS": (JPEGLSLossless, False),
     "JPEG 2000": (JPEG2000Lossless, False),
+}
+ENCODERS = {
+    JPEGLossless: lambda plane: imagecodecs.ljpeg_encode(plane, bitspersample=16),
+    JPEGLSLossless: imagecodecs.jpegls_encode,
+    JPEG2000Lossless: lambda plane: imagecodecs.jpeg2k_encode(plane, level=0, codecformat="J2K", reversible=True),
 }
 # as earlier versions called it
 OPTIONS = "-g i -b n -z n -p y -x i -l o -m y -f volume".split()
@@ -73,8 +82,12 @@ def write(folder: Path, slices: int, size: int, coding: str) -> None:
     )
     for number, ds in enumerate(datasets):
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        if syntax.is_encapsulated:
-            ds.compress(syntax, generate_instance_uid=False)
+        if syntax == RLELossless:
+            ds.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
+        elif syntax in ENCODERS:
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.PixelData = encapsulate([ENCODERS[syntax](stored[number])])
+            ds["PixelData"].is_undefined_length, ds["PixelData"].VR = True, "OB"
         pydicom.dcmwrite(folder / f"{number:04d}.dcm", ds, enforce_file_format=True)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from cyclescan import NOTICE
 from cyclescan.common import command
-from cyclescan.common.errors import InputError
+from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import make_folder
-from cyclescan.inference.jobs import check_distinct, find_jobs
+from cyclescan.inference.jobs import check_distinct, find_jobs, path_of
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.dicom.series import Series
 
@@ -73,7 +73,12 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
     if len(jobs) == 1 and (isinstance(jobs[0][0], Series) or Path(arguments.input).is_file()):
         scan, output = jobs[0]
         with command.progress(unit="window") as bar:
-            batch.translate_file(translator, scan, output, options, _on(bar))
+            try:
+                batch.translate_file(translator, scan, output, options, _on(bar))
+            except InputError:
+                raise
+            except Exception as error:  # a defect names its scan here too, as in a batch
+                raise of_item(error, path_of(scan)) from error
         log.info("%s is written; it is a %s.", output, NOTICE)
         return command.DONE
     with command.progress(total=len(jobs), unit="file") as bar:

@@ -1,15 +1,17 @@
-"""The stored pixels of a DICOM file, frame by frame: what pydicom and its decoders make of them.
+"""The stored pixels of a DICOM file, frame by frame: pydicom takes frames out of files, imagecodecs decompresses them.
 
-Decoders are named rather than left to chance: GDCM for JPEG, CharLS for JPEG-LS, OpenJPEG for JPEG 2000 and HTJ2K. Each
-of them refuses a frame that is cut off (tests hold them to it).
+imagecodecs calls libjpeg-turbo, CharLS and OpenJPEG. A stream that is cut off, or of another size than the header says,
+is refused: libjpeg would fill up what is missing. What a damaged stream decodes to cannot be told from a picture.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Literal
+import itertools
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,15 +20,12 @@ from cyclescan.scans.dicom.tags import BIG_ENDIAN, EXPLICIT, IMPLICIT, Opened, n
 from cyclescan.scans.volume import MAX_VOXELS
 
 UNCOMPRESSED = {IMPLICIT, EXPLICIT, BIG_ENDIAN}
+RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
-# transfer syntax: pydicom's name of the decoder
-DECODERS = {
-    "1.2.840.10008.1.2.5": "pylibjpeg",
-    **{_JPEG + n: "gdcm" for n in ("50", "51", "57", "70")},
-    **{_JPEG + n: "pyjpegls" for n in ("80", "81")},
-    **{_JPEG + n: "pylibjpeg" for n in ("90", "91", "201", "202", "203")},
-}
-EXTENDED = _JPEG + "51"
+JPEG = {_JPEG + n for n in ("50", "51", "57", "70")}  # baseline, extended, lossless twice
+JPEG_LS = {_JPEG + n for n in ("80", "81")}
+JPEG_2000 = {_JPEG + n for n in ("90", "91", "201", "202", "203")}  # and HTJ2K
+COMPRESSED = {RLE, *JPEG, *JPEG_LS, *JPEG_2000}
 TAGS = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "NumberOfFrames", "PhotometricInterpretation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
@@ -139,15 +138,10 @@ def _check_coding(path: str, syntax: str, stored: Stored) -> None:
 
     if syntax in UNCOMPRESSED:
         return
-    if syntax not in DECODERS or stored.keyword != "PixelData":
+    if syntax not in COMPRESSED or stored.keyword != "PixelData":
         raise InputError(
             f"{path} is coded as {UID(syntax).name}, which is not read; write it uncompressed first, for instance with "
             "gdcmconv --raw."
-        )
-    if syntax == EXTENDED and stored.bits_stored > 8:
-        raise InputError(
-            f"{path} is coded as JPEG Extended of {stored.bits_stored} bits, which is not read; write it uncompressed "
-            "first, for instance with dcmdjpeg."
         )
 
 
@@ -157,10 +151,19 @@ def frames(path: str, file: Opened) -> Iterator[np.ndarray]:
     Raises:
         InputError: see `check`; or the file is damaged.
     """
+    stored = check(path, file)
+    file.stream.seek(stored.start)
+    decoded = _native(file, stored) if file.syntax in UNCOMPRESSED else _decompressed(file, stored)
+    for _ in range(stored.frames):
+        with _damage(path):
+            frame = next(decoded)
+        yield frame
+
+
+def _native(file: Opened, stored: Stored) -> Iterator[np.ndarray]:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    stored = check(path, file)
     options: dict[str, Any] = {
         "rows": stored.rows,
         "columns": stored.columns,
@@ -173,17 +176,87 @@ def frames(path: str, file: Opened) -> Iterator[np.ndarray]:
         "pixel_keyword": stored.keyword,
         "pixel_vr": stored.vr,
     }
+    return (frame for frame, _ in get_decoder(UID(file.syntax)).iter_array(file.stream, raw=True, **options))
+
+
+def _decompressed(file: Opened, stored: Stored) -> Iterator[np.ndarray]:
+    import imagecodecs
+    from pydicom.encaps import generate_frames
+
+    offsets = None
     if "ExtendedOffsetTable" in file.dataset:
-        options["extended_offsets"] = (file.dataset.ExtendedOffsetTable, file.dataset.ExtendedOffsetTableLengths)
-    file.stream.seek(stored.start)
-    decoder = get_decoder(UID(file.syntax))
-    decoded = decoder.iter_array(file.stream, raw=True, decoding_plugin=DECODERS.get(file.syntax, ""), **options)
-    for _ in range(stored.frames):
-        with _damage(path):
-            frame = next(decoded)[0]
-            if frame.shape != (stored.rows, stored.columns):
-                raise ValueError("a picture of another size")
-        yield frame
+        offsets = file.dataset.ExtendedOffsetTable, file.dataset.ExtendedOffsetTableLengths
+    for encoded in generate_frames(file.stream, number_of_frames=stored.frames, extended_offsets=offsets):
+        if file.syntax == RLE:
+            yield _in_use(_rle(encoded, stored), stored, stored.bits_stored)
+            continue
+        described = _of_jpeg_2000(encoded) if file.syntax in JPEG_2000 else _of_jpeg(encoded)
+        # known before it is decoded: a damaged size would ask for any amount of memory
+        if (described.rows, described.columns, described.parts) != (stored.rows, stored.columns, 1):
+            raise ValueError("a picture of another size")
+        decode: Callable[[bytes], np.ndarray] = imagecodecs.jpeg8_decode
+        if file.syntax not in JPEG:
+            decode = imagecodecs.jpegls_decode if file.syntax in JPEG_LS else imagecodecs.jpeg2k_decode
+        numbers = decode(encoded)
+        if numbers.shape != (stored.rows, stored.columns) or numbers.itemsize * 8 > stored.bits:
+            raise ValueError("a picture of another kind")
+        yield _in_use(numbers, stored, min(stored.bits_stored, described.bits))
+
+
+class _Described(NamedTuple):
+    """What a stream says of its picture: pixels, components of each, and bits of a component."""
+
+    rows: int
+    columns: int
+    parts: int
+    bits: int
+
+
+def _of_jpeg(encoded: bytes) -> _Described:
+    """Of a JPEG or JPEG-LS stream that is there to its end (ISO 10918-1, B.2.2)."""
+    if not encoded.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # made even, by one or the other
+        raise ValueError("a stream that is cut off")
+    place = 2
+    while encoded[place] == 0xFF:
+        marker = encoded[place + 1]
+        if marker in (*range(0xC0, 0xC4), 0xF7):
+            bits, rows, columns, parts = struct.unpack_from(">BHHB", encoded, place + 4)
+            return _Described(rows, columns, parts, bits)
+        # a marker may be filled up with 0xFF
+        place += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", encoded, place + 2)[0]
+    raise ValueError("a stream without a picture")
+
+
+def _of_jpeg_2000(encoded: bytes) -> _Described:
+    """Of a codestream, or of one in a JP2 file (ISO 15444-1, A.5.1)."""
+    place = encoded.index(b"\xff\x4f\xff\x51")
+    columns, rows, left, top = struct.unpack_from(">4L", encoded, place + 8)
+    parts, kind = struct.unpack_from(">HB", encoded, place + 40)
+    return _Described(rows - top, columns - left, parts, (kind & 0x7F) + 1)
+
+
+def _rle(encoded: bytes, stored: Stored) -> np.ndarray:
+    """Of each byte of the numbers there is one segment, the highest first (PS3.5 Annex G)."""
+    import imagecodecs
+
+    width, count = stored.bits // 8, stored.rows * stored.columns
+    segments, *begins = struct.unpack("<16L", encoded[:64])
+    if segments != width:
+        raise ValueError("a segment too many or too few")
+    numbers = np.empty((count, width), np.uint8)
+    for i, (begin, end) in enumerate(itertools.pairwise([*begins[:width], len(encoded)])):
+        segment = np.frombuffer(imagecodecs.packbits_decode(encoded[begin:end]), np.uint8)
+        if len(segment) not in (count, count + 1):  # made even
+            raise ValueError("a segment of another length")
+        numbers[:, width - 1 - i] = segment[:count]
+    return numbers.view(f"<u{width}").reshape(stored.rows, stored.columns)
+
+
+def _in_use(numbers: np.ndarray, stored: Stored, bits: int) -> np.ndarray:
+    """The lowest bits of each number, as signed ones where the header says so: few codings know about signs."""
+    unused = stored.bits - bits
+    shifted = numbers.astype(f"u{stored.bits // 8}") << unused
+    return shifted.view(f"i{stored.bits // 8}" if stored.signed else shifted.dtype) >> unused
 
 
 @contextlib.contextmanager
@@ -193,8 +266,5 @@ def _damage(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except BaseException as error:
-        # a panic of a decoder in Rust is no `Exception`
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+    except Exception as error:
         raise InputError(f"{path} is damaged: its pixels cannot be decoded.") from error

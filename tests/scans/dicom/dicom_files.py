@@ -3,16 +3,29 @@
 import functools
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import UID, CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+)
 
 from cyclescan.scans.volume import Volume
 from data_prep.phantom import make_subject
+from tests.scans.dicom import jpeg_lossless
 
 SHAPE = (10, 24, 20)  # sagittal slices, height, width
 SPACING_MM = (3.0, 1.25, 1.5)
@@ -95,6 +108,58 @@ def slices(array, affine, *, name="1", subject="knee-1", ct=False, slope=None, i
             setattr(ds, keyword, value)
         made.append(ds)
     return made
+
+
+def compress(ds, syntax, bits=None, selection=1) -> None:
+    """Frames in a transfer syntax, in place; JPEG lossless by an encoder of the tests' own.
+
+    Args:
+        ds: uncompressed, little endian.
+        syntax: of RLE, JPEG lossless, JPEG-LS or JPEG 2000.
+        bits: what is coded of each number, from the lowest; None: `BitsStored`.
+        selection: the predictor of JPEG lossless.
+    """
+    bits = bits or ds.BitsStored
+    frames = np.frombuffer(ds.PixelData, f"<u{ds.BitsAllocated // 8}")[
+        : ds.Rows * ds.Columns * ds.get("NumberOfFrames", 1)
+    ]
+    frames = frames.reshape(-1, ds.Rows, ds.Columns)
+    if syntax == RLELossless:
+        streams = [b"".join(_rle(frame)) for frame in frames]
+    elif syntax in (JPEGLossless, JPEGLosslessSV1):
+        streams = [jpeg_lossless.encode(frame & 2**bits - 1, bits, selection) for frame in frames]
+    elif syntax == JPEGLSLossless:
+        streams = [imagecodecs.jpegls_encode(np.ascontiguousarray(frame & 2**bits - 1)) for frame in frames]
+    else:
+        used = frames & 2**bits - 1
+        signed = ds.PixelRepresentation and bits == ds.BitsAllocated
+        used = used.view(f"i{ds.BitsAllocated // 8}") if signed else used
+        options = {"level": 0, "codecformat": "J2K", "reversible": True, "resolutions": 1}
+        streams = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(frame), **options) for frame in used]
+    encapsulated(ds, streams, syntax)
+
+
+def _rle(frame):
+    """The header and the segments of a frame, whose bytes are all written as they are (PS3.5 Annex G)."""
+    segments = []
+    for byte in range(frame.dtype.itemsize)[::-1]:
+        plane = frame.view("u1").reshape(-1, frame.dtype.itemsize)[:, byte].tobytes()
+        runs = [plane[i : i + 100] for i in range(0, len(plane), 100)]
+        segment = b"".join(bytes([len(run) - 1]) + run for run in runs)
+        # one byte many times, as a run
+        if len(set(plane)) == 1:
+            segment = b"".join(bytes([257 - len(run)]) + run[:1] if len(run) > 1 else b"\0" + run for run in runs)
+        segments.append(segment + b"\0" * (len(segment) % 2))
+    begins = np.cumsum([64, *map(len, segments)])[:-1]
+    header = np.zeros(16, "<u4")
+    header[0], header[1 : 1 + len(begins)] = len(begins), begins
+    return header.tobytes(), *segments
+
+
+def encapsulated(ds, streams, syntax, **options) -> None:
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate(streams, **options)
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
 
 
 def raw(ds, keyword, text, encoding="ascii"):
@@ -201,4 +266,5 @@ def same_voxels(volume: Volume, array, affine, tolerance=0.0) -> None:
     np.testing.assert_allclose(volume.array[tuple(index.T)], array.ravel(), atol=tolerance, rtol=1e-6)
 
 
-__all__ = ["UID", "knee", "multi_frame", "raw", "same_voxels", "save", "slices", "uid", "write_knee"]
+__all__ = ["UID", "compress", "encapsulated", "knee", "multi_frame", "raw", "same_voxels", "save", "slices", "uid"]
+__all__ += ["write_knee"]

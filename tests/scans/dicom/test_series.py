@@ -392,7 +392,7 @@ def test_every_real_file_that_the_libraries_carry(tmp_path):
         "examples_palette.dcm": "holds PALETTE COLOR",
         "liver_1frame.dcm": "has 1 bits a pixel",
         "image_dfl.dcm": "has no ImageOrientationPatient",
-        "JPEG-lossy.dcm": "is coded as JPEG Extended of 12 bits, which is not read; .* with dcmdjpeg",
+        "JPEG-lossy.dcm": "has no ImageOrientationPatient",
         "empty_charset_LEI.dcm": "is a damaged DICOM file",
         "CT_small.dcm": "is a series of 1 slice",
     }.items():
