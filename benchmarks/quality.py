@@ -1,7 +1,7 @@
 """How good translations become in a given time: the default recipe, the seed, the second report and the paired bound.
 
     python -m benchmarks.quality WORK [--only METHOD ...] [--minutes 20] [--full] [--make A|B|random] [--cohort SEED]
-        [--lesions RATE] [--scaling KIND:LOW,HIGH]
+        [--lesions RATE] [--scaling KIND:LOW,HIGH] [--steps N] [--start-from RUN]
 
 Makes digital knees in WORK (24 training subjects for each contrast, none in both, and 10 test subjects that have both;
 32x64x64), trains every method on them for the same wall-clock on this machine, one after the other, and measures the
@@ -9,6 +9,8 @@ translations of the test subjects against their paired truth after a quarter, a 
 needs beforehand, such as registration, is part of its time. A run that is cut off continues: give it the same command.
 --full is the same with 40 subjects, 64x128x128, 60 minutes and three seeds of every method. --make takes knees of
 another make, of the seed --cohort (for random, that is which make). --lesions gives that share of all knees lesions.
+--steps counts steps instead of minutes, for a machine that others use, too. --start-from gives the methods that can
+begin with networks that know contrast already (`lesions_started`) those of a run, such as `benchmarks.pretrain` makes.
 
 Writes benchmarks/results/quality.json, quality.md and quality.png, or quality_full.*, quality_B.*, quality_random_3.*,
 quality_lesions_0.5.*; methods that were not run are missing there.
@@ -60,16 +62,18 @@ class Method:
         settings: changes of it.
         pairs: which pairs it may use: "" for none, "registered", or "true" for the bound.
         seeds: how many runs are made of it.
+        started: it begins with the networks of another run.
     """
 
     preset: str
     settings: tuple[str, ...] = ()
     pairs: str = ""
     seeds: int = 1
+    started: bool = False
 
-    def config(self, shape: tuple[int, ...]) -> Config:
-        patch = "patch_shape=" + ",".join(map(str, shape))
-        return preset(self.preset).with_settings([patch, f"steps={ENDLESS}", *self.settings])
+    def config(self, size: Size) -> Config:
+        patch = "patch_shape=" + ",".join(map(str, size.shape))
+        return preset(self.preset).with_settings([patch, f"steps={size.steps or ENDLESS}", *self.settings])
 
 
 METHODS = {
@@ -78,13 +82,14 @@ METHODS = {
     "gradient_consistency": Method("gradient_consistency"),
     "default": Method("demo", pairs="registered", seeds=3),
     "lesions": Method("lesions", pairs="registered", seeds=3),
+    "lesions_started": Method("lesions", ("learning_rate=5e-4",), pairs="registered", seeds=3, started=True),
     "paired": Method("demo", ("warmup=1.0", "lambda_back=0", "lambda_detail=0", "texture=none"), pairs="true"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Subjects of each contrast, test subjects, voxels of a scan, minutes of a run.
+    """Subjects of each contrast, test subjects, voxels of a scan, minutes or steps of a run.
 
     Of the knees: their make, the seed of their cohort and the share that has lesions; and how
     both contrasts are scaled.
@@ -94,6 +99,7 @@ class Size:
     test: int = 10
     shape: tuple[int, int, int] = (32, 64, 64)
     minutes: float = 20.0
+    steps: int | None = None
     seeds: int | None = None
     make: str = "A"
     cohort: int = 0
@@ -161,7 +167,7 @@ def _plain(size: Size) -> dict:
     return {"subjects": size.subjects, "test": size.test, "shape": list(size.shape), **another}
 
 
-def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
+def run(work: Path, name: str, seed: int, size: Size, prepared: dict, start_from: Path | None = None) -> dict:
     """Train one method and measure it at each time; what is done already is not done again."""
     method = METHODS[name]
     folder = _folder(work, name, seed, size)
@@ -171,21 +177,27 @@ def run(work: Path, name: str, seed: int, size: Size, prepared: dict) -> dict:
     records, before = Path(prepared["records"][method.pairs]), prepared["seconds"][method.pairs]
     # there is nothing to measure before the registration is done
     times = [size.minutes * share for share in (0.25, 0.5, 1.0) if 60 * size.minutes * share > before]
+    if size.steps:
+        asked = {"checkpoint_every": max(1, size.steps // 4)}
+    else:
+        asked = {"minutes": size.minutes - before / 60, "checkpoint_every": ENDLESS}
+        asked["checkpoint_at"] = [minutes - before / 60 for minutes in times[:-1]]
     trained = trainer.train(
         records,
         folder,
-        method.config(size.shape),
+        method.config(size),
         preset=method.preset,
         seed=seed,
-        minutes=size.minutes - before / 60,
-        checkpoint_every=ENDLESS,
-        checkpoint_at=[minutes - before / 60 for minutes in times[:-1]],
         resume=(folder / "config.json").exists(),
         keep_states=1,
+        start_from=start_from if method.started else None,
+        **asked,
     )
-    steps = sorted(trained.checkpoints)[-len(times) :]
+    steps = sorted(trained.checkpoints)
+    if size.steps:
+        times = [size.minutes * step / size.steps for step in steps]
     snapshots = []
-    for minutes, step in zip(times, steps, strict=True):
+    for minutes, step in zip(times, steps[-len(times) :], strict=True):
         translators = {d: Translator.load(folder, d, weights=step) for d in DIRECTIONS}
         metrics, _, _ = evaluate_on_records(translators, records)
         rows = {d: summary(metrics[d]["translated"]) for d in DIRECTIONS}
@@ -204,7 +216,8 @@ def finished(work: Path, size: Size) -> list[dict]:
 
 
 def _folder(work: Path, name: str, seed: int, size: Size) -> Path:
-    return work / "runs" / f"{name}-{size.minutes:g}min-{seed}"
+    length = f"{size.steps}steps" if size.steps else f"{size.minutes:g}min"
+    return work / "runs" / f"{name}-{length}-{seed}"
 
 
 def summary(metrics: dict) -> dict:
@@ -233,9 +246,12 @@ def report(results: list[dict], size: Size) -> None:
 
 def _about(size: Size) -> list[str]:
     ill = "" if size.lesions is None else f", {size.lesions:.0%} with lesions"
+    length = f"{size.minutes:g} minutes each, registration and all else included,"
+    if size.steps:
+        length = f"{size.steps} steps each, of which minutes are a part of {size.minutes:g},"
     return [
-        f"`python -m benchmarks.quality WORK`, {size.minutes:g} minutes each, registration and all else included, on "
-        f"{platform.machine()} with two cores. Knees of make {size.make}, cohort {size.cohort}{ill}. "
+        f"`python -m benchmarks.quality WORK`, {length} on {platform.machine()} with two cores. Knees of make "
+        f"{size.make}, cohort {size.cohort}{ill}. "
         f"{size.subjects} training subjects for each contrast, none in both, "
         f"{'x'.join(map(str, size.shape))} voxels. Against the paired truth of {size.test} test subjects, intensities "
         "on [-1, 1]: mean (SD over subjects). NMI: normalised mutual information, 1 to 2. KL: of the translation's "
@@ -290,8 +306,12 @@ def _plot(results: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for knees, records and runs")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    usual = [name for name, method in METHODS.items() if not method.started]
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=usual, metavar="METHOD")
     parser.add_argument("--minutes", type=float, default=None)
+    parser.add_argument("--steps", type=int, default=None, help="of each run, instead of minutes")
+    parser.add_argument("--start-from", type=Path, metavar="RUN", help="which networks `lesions_started` begins with")
+    parser.add_argument("--seeds", type=int, default=None, help="of each method (default: one or three)")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--make", choices=makes.NAMES, default="A", help="of the knees (default: %(default)s)")
     parser.add_argument("--cohort", type=int, default=0, help="seed of the knees (default: %(default)s)")
@@ -306,13 +326,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     knees = {key: getattr(arguments, key) for key in ("make", "cohort", "lesions", "scaling")}
     size = dataclasses.replace(FULL if arguments.full else Size(), **knees)
-    if arguments.minutes is not None:
-        size = dataclasses.replace(size, minutes=arguments.minutes)
+    asked = {key: getattr(arguments, key) for key in ("minutes", "steps", "seeds")}
+    size = dataclasses.replace(size, **{key: value for key, value in asked.items() if value is not None})
+    if arguments.start_from is None and any(METHODS[name].started for name in arguments.only):
+        parser.error("lesions_started needs --start-from, for example the run of `python -m benchmarks.pretrain`.")
     prepared = prepare(arguments.work, size)
     for name in arguments.only:
         for seed in range(size.seeds_of(METHODS[name])):
             log.info("%s, seed %d: %g minutes", name, seed, size.minutes)
-            run(arguments.work, name, seed, size, prepared)
+            run(arguments.work, name, seed, size, prepared, arguments.start_from)
             report(finished(arguments.work, size), size)
 
 

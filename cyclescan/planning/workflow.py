@@ -175,7 +175,7 @@ def _translated(translator: Translator, scan: Volume, path: Path) -> Volume:
     """The synthetic CT on the grid of the scan; a scan of another contrast is refused, another grid only warned of."""
     array, records = translator.prepare(scan)
     findings = translator.outside(scan, records) or []
-    contrast = [each for each in findings if each["measure"] in (*guard.CONTRAST, guard.LIKENESS)]
+    contrast = [each for each in findings if each["measure"] in (*guard.CONTRAST, guard.LIKENESS, guard.JOINT)]
     if contrast:
         raise InputError(
             f"{path} is unlike the {translator.source_name} scans that the model was trained on: "

@@ -34,7 +34,7 @@ FAR = 3.0  # robust standard deviations
 FEWEST_TO_COMPARE = 6  # scans of each domain: two halves of one domain then seem to differ in 1 of 100 draws
 SEPARATION = 4.0  # standard deviations between two domains from which on their scans can be told apart
 HALFWAY = 0.5
-LIKENESS = "likeness"
+LIKENESS, JOINT = "likeness", "contrast"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ MEASURES = {
     "flip_deg": Measure("flip angle", "degrees", True, 1.25),
     "field_tesla": Measure("magnetic field", "T", True, 1.25),
     LIKENESS: Measure("likeness to the other domain of the model", "", False, 0.0),
+    JOINT: Measure("distance from the usual contrast", "SD", False, 1.0),
 }
 
 
@@ -142,7 +143,8 @@ def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
 
     Returns:
         Plain JSON: "scans", their number; "limits" with "low", "median", "high" and "scans" (in which it is known)
-        for each measure that at least `FEWEST` scans have; "likeness", see `_likeness`, or None.
+        for each measure that at least `FEWEST` scans have; "likeness", see `_likeness`, and "contrast", see `_joint`,
+        or None.
     """
     limits = {}
     for key, about in MEASURES.items():
@@ -155,7 +157,7 @@ def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
         ends = [median - width, median, median + width]
         low, median, high = (math.exp(v) for v in ends) if about.is_ratio else ends
         limits[key] = {"low": _short(low), "median": _short(median), "high": _short(high), "scans": len(known)}
-    return {"scans": len(cohort), "limits": limits, LIKENESS: _likeness(cohort, other)}
+    return {"scans": len(cohort), "limits": limits, LIKENESS: _likeness(cohort, other), JOINT: _joint(cohort)}
 
 
 def outside(values: Mapping[str, float], cohort: Mapping) -> list[dict]:
@@ -179,6 +181,11 @@ def outside(values: Mapping[str, float], cohort: Mapping) -> list[dict]:
         value = _short(likeness["offset"] + sum(parts))
         if value > HALFWAY:
             found.insert(0, {"measure": LIKENESS, "value": value, "low": None, "high": HALFWAY})
+    joint = cohort.get(JOINT)  # cards of before it have none
+    if joint and all(key in values for key in joint["keys"]):
+        value = _short(_distance(joint, values))
+        if value > joint["high"]:
+            found.insert(0, {"measure": JOINT, "value": value, "low": None, "high": joint["high"]})
     return found
 
 
@@ -203,11 +210,7 @@ def _likeness(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
         return None
     ours, theirs = (np.array([[_linear(key, v[key]) for key in keys] for v in group]) for group in (cohort, other))
     centre, difference = np.median(ours, 0), np.median(theirs, 0) - np.median(ours, 0)
-    rest = np.concatenate([ours - centre, theirs - centre - difference])
-    least = [_linear(key, MEASURES[key].width) / SPREAD for key in keys]
-    deviation = np.maximum(SD_OF_MAD * np.median(np.abs(rest), 0), least)
-    standard = np.clip(rest / deviation, -FAR, FAR)  # a scan that does not belong to its cohort counts for little
-    correlation = (1 - RIDGE) * standard.T @ standard / len(standard) + RIDGE * np.eye(len(keys))
+    deviation, correlation = _spread(keys, np.concatenate([ours - centre, theirs - centre - difference]))
     weights = np.linalg.solve(correlation, difference / deviation) / deviation
     squared = float(weights @ difference)
     if squared < SEPARATION**2:
@@ -217,6 +220,54 @@ def _likeness(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
         "weights": {key: _short(w) for key, w in zip(keys, weights, strict=True)},
         "offset": _short(-weights @ centre),
     }
+
+
+def _joint(cohort: Sequence[Mapping[str, float]]) -> dict | None:
+    """Say how far from its cohort a scan is in all measures of contrast together.
+
+    A third contrast, such as DESS given to a model of CISS and CT, can lie within the limits of each measure, and not
+    look like either domain of the model.
+
+    Returns:
+        "keys" of the measures, their "centre" and "deviation", "inverse" (of the matrix of their correlations) and
+        "high", the largest distance that is usual; None where scans are too few.
+
+    Source: Mahalanobis, On the generalised distance in statistics, Proc. Natl. Inst. Sci. India 2 (1936); per
+    measure, with robust deviations and correlations shrunk towards 0 as in `_likeness`.
+    """
+    keys = [key for key in CONTRAST if all(key in values for values in cohort)]
+    if len(cohort) < FEWEST_TO_COMPARE or not keys:
+        return None
+    values = np.array([[_linear(key, v[key]) for key in keys] for v in cohort])
+    # each scan by what the others say, since a scan is nearer to a cohort that it belongs to than a new one is
+    others = (_shape_of(keys, np.delete(values, i, 0)) for i in range(len(values)))
+    distances = np.array([_distance(shape, scan) for shape, scan in zip(others, cohort, strict=True)])
+    median = float(np.median(distances))
+    spread = SPREAD * (1 + SMALL_COHORT / len(cohort)) * SD_OF_MAD * float(np.median(np.abs(distances - median)))
+    return _shape_of(keys, values) | {"high": _short(median + max(MEASURES[JOINT].width, spread))}
+
+
+def _shape_of(keys: Sequence[str], values: np.ndarray) -> dict:
+    """Centre, deviation and inverse correlations of the measures (scans, keys), see `_joint`."""
+    centre = np.median(values, 0)
+    deviation, correlation = _spread(keys, values - centre)
+    inverse = [_all_short(row) for row in np.linalg.inv(correlation)]
+    return {"keys": keys, "centre": _all_short(centre), "deviation": _all_short(deviation), "inverse": inverse}
+
+
+def _spread(keys: Sequence[str], rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of residuals (scans, measures): robust deviations, none below that of the least limits, and correlations."""
+    least = [_linear(key, MEASURES[key].width) / SPREAD for key in keys]
+    deviation = np.maximum(SD_OF_MAD * np.median(np.abs(rest), 0), least)
+    standard = np.clip(rest / deviation, -FAR, FAR)  # a scan that does not belong to its cohort counts for little
+    return deviation, (1 - RIDGE) * standard.T @ standard / len(standard) + RIDGE * np.eye(len(keys))
+
+
+def _distance(joint: Mapping, values: Mapping[str, float]) -> float:
+    """Root mean square of how many standard deviations a scan is off, correlations considered."""
+    found = np.array([_linear(key, values[key]) for key in joint["keys"]])
+    standard = (found - joint["centre"]) / joint["deviation"]
+    return math.sqrt(max(0.0, standard @ np.array(joint["inverse"]) @ standard) / len(standard))
 
 
 def sentence(findings: Sequence[Mapping], most: int | None = None) -> str:
@@ -238,6 +289,10 @@ def _tilt_deg(affine: np.ndarray) -> float:
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosines = np.abs(directions).max(axis=0)
     return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
+
+
+def _all_short(values: np.ndarray) -> list[float]:
+    return [_short(float(value)) for value in values]
 
 
 def _short(value: float) -> float:

@@ -209,6 +209,14 @@ def test_another_contrast_is_refused_and_another_grid_is_not(knee, tmp_path, cap
     assert "spacing along depth" in caplog.text
 
 
+def test_the_shipped_model_is_not_given_dess(tmp_path):
+    """A plan on the wrong sequence of the right knee: nothing in its header says so."""
+    subject = make_subject(3, (32, 64, 64))
+    model = Translator.load("digital-knee-ct", "a2b")
+    with pytest.raises(InputError, match=r"unlike the ciss scans.*distance from the usual contrast .* SD"):
+        workflow._translated(model, Volume(subject.dess, subject.affine), tmp_path / "dess.nii.gz")
+
+
 def test_what_is_not_ours_stays(knee, tmp_path):
     folder, ct = knee
     (tmp_path / "plan.json").write_text('{"mine": true}')

@@ -59,6 +59,30 @@ def test_another_contrast_is_outside(cohorts, measured, domain, given):
         assert all(guard.LIKENESS in {finding["measure"] for finding in each} for each in found)
 
 
+def test_a_third_contrast_is_outside_by_all_measures_together(measured):
+    """DESS given to a model of CISS and CT, which lies near both in each measure alone."""
+    cohort = json.loads(json.dumps(guard.limits_of(measured["ciss"][:TRAINED], measured["ct"][:TRAINED])))
+    new = {d: [guard.outside(values, cohort) for values in measured[d][TRAINED:]] for d in ("ciss", "dess")}
+    assert new["ciss"] == [[]] * NEW
+    assert all(each[0]["measure"] == guard.JOINT for each in new["dess"])
+    # cards of before this measure have no limit of it
+    assert guard.outside(measured["dess"][-1], cohort | {guard.JOINT: None}) == new["dess"][-1][1:]
+    del cohort[guard.JOINT]
+    assert guard.outside(measured["dess"][-1], cohort) == new["dess"][-1][1:]
+
+
+def test_the_distance_from_the_usual_contrast_by_hand():
+    """Independent measures: the root mean square of how many deviations each is off."""
+    joint = {"keys": ["body_5", "edges"], "centre": [0.0, 0.0], "deviation": [0.1, 0.2], "inverse": [[1, 0], [0, 1]]}
+    cohort = {"limits": {}, guard.LIKENESS: None, guard.JOINT: joint | {"high": 2.0}}
+    near, far = ({"body_5": 0.3, "edges": math.exp(v)} for v in (0.0, -0.8))
+    assert guard.outside(near, cohort) == [{"measure": guard.JOINT, "value": 2.12132, "low": None, "high": 2.0}]
+    (found,) = guard.outside(far, cohort)
+    assert found["value"] == pytest.approx(math.sqrt((3**2 + 4**2) / 2), rel=1e-5)
+    assert guard.sentence([found]) == "distance from the usual contrast 3.54 SD (at most 2)"
+    assert guard.outside({"body_5": 9.0}, cohort) == []  # one of its measures is not known
+
+
 def changed(array=None, affine=None, **acquisition):
     def change(scan):
         meta = {"acquisition": SEQUENCE | acquisition}
