@@ -128,3 +128,28 @@ def test_library_code_neither_prints_nor_asserts():
             assert not isinstance(node, ast.Assert), f"{path} has an assert"
             assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path} has a bare except"
             assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), f"{path} prints"
+
+
+def functions(path: Path) -> list[tuple[ast.FunctionDef, list[str], int, bool]]:
+    """Each function of a file: its parameters but for self, the lines of its body, whether a comment stands above."""
+    text = path.read_text()
+    lines = text.splitlines()
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            given = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            reason = lines[first - 2].lstrip().startswith("# ")
+            found.append((node, [name for name in given if name not in ("self", "cls")], length, reason))
+    return found
+
+
+def test_long_functions_and_many_parameters_say_why():
+    """In a comment above them: at most 8 parameters and 60 lines else."""
+    everything = [*MODULES, *(ROOT / "data_prep").rglob("*.py")]
+    for path in everything:
+        for node, parameters, length, reason in functions(path):
+            assert len(parameters) <= 8 or reason, f"{path}: {node.name} has {len(parameters)} parameters"
+            assert length <= 60 or reason, f"{path}: {node.name} has {length} lines"

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,44 +113,11 @@ def evaluate_on_records(
     cases: list[Case] = []
     compared: dict[str, dict] = {}
     for direction in DIRECTIONS:
-        if direction not in translators:
-            continue
-        source, target = direction[0], direction[2]
-        jobs = _with_truth(entries[source], entries[target])[:limit]
-        matching = HistogramMatching(_training_volumes(folder, target)) if jobs[0][1] else None
-        back = translators.get(f"{target}2{source}")
-        rows: dict[str, list] = {method: [] for method in METHODS}
-        cycle, kept, counts = [], 0, {name: np.zeros(histograms.BINS, np.int64) for name in ("input", "generated")}
-        for entry, truth_entry in jobs:
-            real = entry.read()
-            fake = _translated(translators[direction], real.voxels, direction, real.subject)
-            counts["input"] += histograms.count(real.voxels, LIMITS)
-            counts["generated"] += histograms.count(fake, LIMITS)
-            cycled = None
-            if back is not None:
-                cycled = _translated(back, fake, f"{target}2{source}", real.subject)
-                cycle.append(mae(cycled, real.voxels))
-            truth = truth_entry.read().voxels if truth_entry else None
-            if truth is not None and matching is not None:
-                candidates = zip(METHODS, (fake, identity(real.voxels), matching(real.voxels)), strict=True)
-                for method, candidate in candidates:
-                    measured = all_metrics(candidate, truth, DATA_RANGE, LIMITS)
-                    rows[method].append({"subject": real.subject, **measured})
-            if kept < PICTURES:
-                kept += 1
-                scores = rows["translated"][-1] if truth is not None else None
-                spacing_mm = spacing_of(real.affine)
-                about = (direction, names[source], names[target], real.subject, spacing_mm)
-                cases.append(Case(*about, real.voxels, fake, truth, cycled, scores))
-        compared[direction] = histograms.compare(counts["input"], counts["generated"], target_counts[target], LIMITS)
-        metrics[direction] = {method: _summary(rows[method]) for method in METHODS if rows[method]}
-        kl = {key: value for key, value in compared[direction].items() if key != "counts"}
-        metrics[direction]["unpaired"] = {
-            "volumes": len(jobs),
-            "cycle_mae": float(np.mean(cycle)) if cycle else None,
-            "kl": kl,
-            "seams": seam_scores(translators[direction], jobs[0][0].read().voxels),
-        }
+        if direction in translators:
+            jobs = _with_truth(entries[direction[0]], entries[direction[2]])[:limit]
+            result = _one_direction(translators, direction, jobs, names, folder, target_counts[direction[2]])
+            metrics[direction], compared[direction] = result.metrics, result.histograms
+            cases += result.cases
     metrics["about"] = {
         "split": split,
         "limit": limit,
@@ -160,6 +127,68 @@ def evaluate_on_records(
         "histogram_matching": f"onto the pooled intensities of up to {POOL} training volumes of the target domain",
     }
     return metrics, cases, compared
+
+
+class _Result(NamedTuple):
+    """What `evaluate_on_records` gives, of one direction."""
+
+    metrics: dict
+    cases: list[Case]
+    histograms: dict
+
+
+def _one_direction(
+    translators: Mapping[str, TranslatesByWindows],
+    direction: str,
+    jobs: list[tuple[_Entry, _Entry | None]],
+    names: dict[str, str],
+    folder: Path,
+    target_counts: np.ndarray,
+) -> _Result:
+    source, target = direction[0], direction[2]
+    matching = HistogramMatching(_training_volumes(folder, target)) if jobs[0][1] else None
+    back = translators.get(f"{target}2{source}")
+    rows: dict[str, list] = {method: [] for method in METHODS}
+    cases: list[Case] = []
+    cycle, counts = [], {name: np.zeros(histograms.BINS, np.int64) for name in ("input", "generated")}
+    for entry, truth_entry in jobs:
+        real = entry.read()
+        fake = _translated(translators[direction], real.voxels, direction, real.subject)
+        counts["input"] += histograms.count(real.voxels, LIMITS)
+        counts["generated"] += histograms.count(fake, LIMITS)
+        cycled = None
+        if back is not None:
+            cycled = _translated(back, fake, f"{target}2{source}", real.subject)
+            cycle.append(mae(cycled, real.voxels))
+        truth = truth_entry.read().voxels if truth_entry else None
+        if truth is not None and matching is not None:
+            candidates = zip(METHODS, (fake, identity(real.voxels), matching(real.voxels)), strict=True)
+            for method, candidate in candidates:
+                measured = all_metrics(candidate, truth, DATA_RANGE, LIMITS)
+                rows[method].append({"subject": real.subject, **measured})
+        if len(cases) < PICTURES:
+            case = Case(
+                direction=direction,
+                source=names[source],
+                target=names[target],
+                subject=real.subject,
+                spacing_mm=spacing_of(real.affine),
+                input=real.voxels,
+                translated=fake,
+                truth=truth,
+                cycled=cycled,
+                scores=rows["translated"][-1] if truth is not None else None,
+            )
+            cases.append(case)
+    compared = histograms.compare(counts["input"], counts["generated"], target_counts, LIMITS)
+    metrics: dict[str, Any] = {method: _summary(rows[method]) for method in METHODS if rows[method]}
+    metrics["unpaired"] = {
+        "volumes": len(jobs),
+        "cycle_mae": float(np.mean(cycle)) if cycle else None,
+        "kl": {key: value for key, value in compared.items() if key != "counts"},
+        "seams": seam_scores(translators[direction], jobs[0][0].read().voxels),
+    }
+    return _Result(metrics, cases, compared)
 
 
 def _choose_split(folder: Path) -> str:

@@ -39,9 +39,11 @@ def parts(
     return {"cycle": _smooth(np.abs(back(translated) - array)), "views": _smooth(np.std(views, axis=0))}
 
 
-def doubt(*arguments, **options) -> np.ndarray:
+def doubt(
+    array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int, mirrored: bool = False
+) -> np.ndarray:
     """The sum of the `parts`, which has the same arguments, at most 2; takes as long as five translations more."""
-    return np.minimum(sum(parts(*arguments, **options).values()), 2.0)
+    return np.minimum(sum(parts(array, translated, there, back, stride, mirrored).values()), 2.0)
 
 
 def _shifted(array: np.ndarray, there: Translate, by: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -129,10 +130,10 @@ class Translator:
                 window is not a multiple of the stride or the overlap is out of range.
         """
         if back:
-            one_way = (weights, window, overlap, mirror)
-            translator = cls.load(model, direction, *one_way)
+            load = functools.partial(cls.load, model, weights=weights, window=window, overlap=overlap, mirror=mirror)
+            translator = load(direction)
             try:
-                translator.back = cls.load(model, direction[::-1], *one_way)
+                translator.back = load(direction[::-1])
             except InputError as error:
                 raise InputError(f"Doubt (--doubt) needs the way back, {direction[::-1]}, too: {error}") from error
             return translator
@@ -154,12 +155,12 @@ class Translator:
             )
         if weights != "last":
             raise InputError(f"--weights {weights} is for training runs; the exported model {path} has one set.")
-        return cls._from_saved_model(path, *found, direction, window, overlap, mirror)
+        folder, card = found
+        return cls._from_saved_model(path, folder, card, direction, window, overlap, mirror)
 
     @classmethod
-    def _from_run(cls, path, direction, weights, *settings) -> Translator:
+    def _from_run(cls, path, direction, weights, window, overlap, mirror) -> Translator:
         run = runs.read_run(path)
-        window, overlap, _ = settings
         sliding_window.check_settings(window, overlap, run.config.stride)  # before weights are read, which takes long
         checkpoint = runs.find(run, weights)
         generator = checkpoints.load_generator(run, direction, weights)
@@ -174,12 +175,12 @@ class Translator:
             preset=run.preset,
             cyclescan_version=run.cyclescan_version,
         )
-        return cls(network_of(generator), run.config, run.data, direction, origin, *settings)
+        return cls(network_of(generator), run.config, run.data, direction, origin, window, overlap, mirror)
 
     @classmethod
-    def _from_saved_model(cls, given_path, path, card, direction, window, *settings) -> Translator:
+    def _from_saved_model(cls, given_path, path, card, direction, window, overlap, mirror) -> Translator:
         config = Config.from_dict(card["config"])
-        sliding_window.check_settings(window, settings[0], config.stride)
+        sliding_window.check_settings(window, overlap, config.stride)
         import tensorflow as tf
 
         try:
@@ -201,7 +202,7 @@ class Translator:
                 progress(1, 1)  # what runs inside the graph cannot be watched
             return result["translated"].numpy()
 
-        return cls(network, config, card["data"], direction, origin, window or card["window"], *settings)
+        return cls(network, config, card["data"], direction, origin, window or card["window"], overlap, mirror)
 
     @property
     def version(self) -> str:

@@ -358,9 +358,14 @@ def _detail(context: Context, direction: Direction) -> Tensor:
 
 def _texture(context: Context, direction: Direction) -> Tensor:
     source = direction.source
-    given = (context.real(source), context.partner(source), context.energies(source))
-    noise, weight = context.noise_sd(direction.target) ** 2, context.confidence(source)
-    return losses.texture(context.amplitudes(direction), *given, noise, weight)
+    return losses.texture(
+        context.amplitudes(direction),
+        context.real(source),
+        context.partner(source),
+        context.energies(source),
+        context.noise_sd(direction.target) ** 2,
+        context.confidence(source),
+    )
 
 
 def _back(context: Context, direction: Direction) -> Tensor:

@@ -193,8 +193,15 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
                 (limits,) = (r for r in steps if r["step"] == "intensity")
                 about: dict[str, Any] = {"scan": source.scan, "subject": source.identity, "content": content}
                 about |= {"low": limits["low"], "high": limits["high"], "measures": guard.measure(raw, steps)}
-                names = (task.domain, task.domain_name, source.identity)
-                record = records.Record(scan.array, scan.affine, *names, steps, mask=body.mask(scan.array))
+                record = records.Record(
+                    voxels=scan.array,
+                    affine=scan.affine,
+                    domain=task.domain,
+                    domain_name=task.domain_name,
+                    subject=source.identity,
+                    preprocessing=steps,
+                    mask=body.mask(scan.array),
+                )
             except Exception as error:  # of whatever class: the others are written
                 facts["failed"].append((source.path, str(of_item(error, source.path))))
             else:

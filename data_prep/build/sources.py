@@ -71,8 +71,20 @@ def read_headers(
                 shape, affine = grid
                 spacing_mm = geometry.spacing_of(affine)
                 own = pseudonyms.scan_pseudonym(key, scan.subject, names[domain], os.path.relpath(path, root))
-                about = (path, scan.subject, identity, own, scan.side, wanted, scan.series, _stamp(scan))
-                sources[domain].append(Source(*about, shape, spacing_mm))
+                sources[domain].append(
+                    Source(
+                        path=path,
+                        subject=scan.subject,
+                        identity=identity,
+                        scan=own,
+                        side=scan.side,
+                        index=wanted,
+                        series=scan.series,
+                        stamp=_stamp(scan),
+                        shape=shape,
+                        spacing_mm=spacing_mm,
+                    )
+                )
                 doubts += [f"{path} {doubt}"] if doubt else []
         if doubts:
             more = f" (one of {len(doubts)} scans of {names[domain]} whose place is in doubt)" if doubts[1:] else ""
