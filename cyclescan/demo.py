@@ -53,6 +53,7 @@ def demo(
     from cyclescan import export, report
     from cyclescan.artifacts.direction import DIRECTIONS
     from cyclescan.evaluation.paired import evaluate_on_records
+    from cyclescan.inference import usual
     from cyclescan.inference.translator import Translator
     from cyclescan.training import trainer
     from data_prep import pairing
@@ -85,7 +86,7 @@ def demo(
     clock.lap("pair")
 
     log.info("4/6 training: warm-up on the pseudo-pairs, then the adversarial phase")
-    run = trainer.train(records, out / "run", config, preset="demo", seed=seed, minutes=minutes)
+    run = usual.add_limits(trainer.train(records, out / "run", config, preset="demo", seed=seed, minutes=minutes))
     clock.lap("train")
 
     log.info("5/6 translating and measuring %d test subjects that training never saw", TEST_SUBJECTS)

@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -> int:
     # what is wrong with the options has been said by now: TensorFlow takes seconds to import
-    from cyclescan.training import trainer
+    from cyclescan.inference import usual
+    from cyclescan.training import distribution, trainer
     from cyclescan.training.distribution import WorkerLostError
     from cyclescan.training.loop import NotFiniteError
 
@@ -87,6 +88,8 @@ def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -
     except WorkerLostError as error:
         log.error("error: %s", error)
         return command.TRY_AGAIN
+    if trained.checkpoints and distribution.this_worker() == 0:
+        trained = usual.add_limits(trained)
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints, default=0))
     return command.DONE
 

@@ -15,6 +15,7 @@ import numpy as np
 from cyclescan import NOTICE, __version__
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import sha256, write_json
+from cyclescan.inference import doubt, lost
 from cyclescan.inference.jobs import Job, check_output, doubt_of, path_of, sidecar_of
 from cyclescan.inference.translator import Origin, Progress, Translator
 from cyclescan.preprocessing import guard
@@ -53,10 +54,11 @@ class _Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class _Translated:
-    """A translation, the map of doubt or None, and the model that made it: a server may have a newer one soon."""
+    """A translation, the map of doubt and what is lost or None, and the model: a server may have a newer one soon."""
 
     array: np.ndarray
     doubt: np.ndarray | None
+    lost: dict | None
     origin: Origin
 
 
@@ -88,7 +90,9 @@ def translate_file(
     check_output(scan, output, translator.back is not None)
     prepared = _read(translator, scan, options)
     _warn(scan, prepared.findings)
-    return _write(translator, (scan, output), options, prepared, _translate(translator, prepared.array, progress))
+    translated = _translate(translator, prepared.array, progress)
+    _warn_of_loss(scan, translated.lost)
+    return _write(translator, (scan, output), options, prepared, translated)
 
 
 def translate_files(
@@ -146,6 +150,7 @@ def translate_files(
                 prepared = reading.result()
                 _warn(scan, prepared.findings)
                 translated = _translate(translator, prepared.array)
+                _warn_of_loss(scan, translated.lost)
             except Exception as error:  # of whatever class: the others are done
                 ended(scan, of_item(error, path_of(scan)))
                 continue
@@ -179,8 +184,10 @@ def _read(translator: Translator, scan: Path | Series, options: TranslateOptions
 
 def _translate(translator: Translator, array: np.ndarray, progress: Progress | None = None) -> _Translated:
     translated = translator.translate_array(array, progress)
-    doubt = translator.doubt(array, translated) if translator.back else None
-    return _Translated(translated, doubt, translator.origin)
+    if translator.back is None:
+        return _Translated(translated, None, None, translator.origin)
+    parts = translator.doubt_parts(array, translated)
+    return _Translated(translated, doubt.doubt(parts), translator.lost(array, parts), translator.origin)
 
 
 def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
@@ -190,6 +197,11 @@ def _warn(scan: Path | Series, findings: list[dict] | None) -> None:
     if findings:
         what = guard.sentence(findings, NAMED)
         log.warning("warning: %s is unlike the scans that the model was trained on: %s.", path_of(scan), what)
+
+
+def _warn_of_loss(scan: Path | Series, found: dict | None) -> None:
+    if found and found["fires"]:
+        log.warning("warning: %s %s.", path_of(scan), lost.sentence(found))
 
 
 def _write(
@@ -216,6 +228,7 @@ def _write(
             "file": doubt_of(output).name,
             "unit": "intensities of the result; 0 where the scan was cropped and nothing was translated",
             "mean_of_range": float(translated.doubt.mean() / 2),
+            "lost": translated.lost,
         }
     elif volumes.is_doubt_map(doubt_of(output)):
         doubt_of(output).unlink()  # of an earlier result

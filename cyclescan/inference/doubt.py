@@ -8,7 +8,7 @@ grid, or cut to a part of the field of view. (Windows as such cannot disagree he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -23,6 +23,8 @@ def parts(
 ) -> dict:
     """The parts of which doubt is made, each float32 (depth, height, width), not negative, in units of [-1, 1].
 
+    It takes as long as five translations more.
+
     Args:
         array: a prepared volume (depth, height, width) on [-1, 1].
         translated: its translation.
@@ -36,14 +38,17 @@ def parts(
     views = [translated, _shifted(array, there, stride // 2), _cut(array, there)]
     if not mirrored:
         views.append(there(np.ascontiguousarray(array[::-1]))[::-1])
-    return {"cycle": _smooth(np.abs(back(translated) - array)), "views": _smooth(np.std(views, axis=0))}
+    return {"cycle": cycle(array, back(translated)), "views": _smooth(np.std(views, axis=0))}
 
 
-def doubt(
-    array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int, mirrored: bool = False
-) -> np.ndarray:
-    """The sum of the `parts`, which has the same arguments, at most 2; takes as long as five translations more."""
-    return np.minimum(sum(parts(array, translated, there, back, stride, mirrored).values()), 2.0)
+def cycle(array: np.ndarray, returned: np.ndarray) -> np.ndarray:
+    """What the way there and back changes: the part "cycle" of a volume and what it became there and back."""
+    return _smooth(np.abs(returned - array))
+
+
+def doubt(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The sum of the `parts`, at most 2."""
+    return np.minimum(sum(parts.values()), 2.0)
 
 
 def _shifted(array: np.ndarray, there: Translate, by: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
 from cyclescan.config import Config
-from cyclescan.inference import doubt, sliding_window
+from cyclescan.inference import doubt, lost, sliding_window
 from cyclescan.preprocessing import guard, intensity, prepare_as, restore
 from cyclescan.scans.volume import Volume
 
@@ -272,10 +272,29 @@ class Translator:
         Returns:
             The same shape, float32, on [0, 2], in the unit in which translations have [-1, 1].
         """
+        return doubt.doubt(self.doubt_parts(array, translated))
+
+    def doubt_parts(self, array: np.ndarray, translated: np.ndarray) -> dict[str, np.ndarray]:
+        """What `doubt` is the sum of, see `doubt.parts`."""
         if self.back is None:
             raise ValueError("the other direction is not loaded; load the translator with back=True")
         there, back = self.translate_array, self.back.translate_array
-        return doubt.doubt(array, translated, there, back, self.stride, mirrored=self.mirror)
+        return doubt.parts(array, translated, there, back, self.stride, mirrored=self.mirror)
+
+    def lost(self, array: np.ndarray, parts: Mapping[str, np.ndarray]) -> dict | None:
+        """Whether a scan shows something that its translation loses, see `lost.find`.
+
+        Args:
+            array: a prepared volume, as for `translate_array`.
+            parts: of `doubt_parts`.
+
+        Returns:
+            None where the model is older than this measure, and nothing is known.
+        """
+        limits = self._domain(0).get(lost.LIMITS)
+        spacing_mm = self.data["spacing_mm"]
+        voxel_mm3 = None if spacing_mm is None else float(np.prod(spacing_mm))
+        return lost.find(parts["cycle"], array, limits, voxel_mm3) if limits else None
 
     def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
         """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.

@@ -175,17 +175,17 @@ def outside(values: Mapping[str, float], cohort: Mapping) -> list[dict]:
         for key, limit in cohort["limits"].items()
         if key in values and not limit["low"] <= values[key] <= limit["high"]
     ]
+    joint = cohort.get(JOINT)  # cards of before it have none
+    if joint and all(key in values for key in joint["keys"]):
+        value = _short(_distance(joint, values))
+        if value > joint["high"]:
+            found.insert(0, {"measure": JOINT, "value": value, "low": None, "high": joint["high"]})
     likeness = cohort[LIKENESS]
     if likeness and all(key in values for key in likeness["weights"]):
         parts = (weight * _linear(key, values[key]) for key, weight in likeness["weights"].items())
         value = _short(likeness["offset"] + sum(parts))
         if value > HALFWAY:
             found.insert(0, {"measure": LIKENESS, "value": value, "low": None, "high": HALFWAY})
-    joint = cohort.get(JOINT)  # cards of before it have none
-    if joint and all(key in values for key in joint["keys"]):
-        value = _short(_distance(joint, values))
-        if value > joint["high"]:
-            found.insert(0, {"measure": JOINT, "value": value, "low": None, "high": joint["high"]})
     return found
 
 

@@ -232,6 +232,15 @@ def choose(config: Config) -> Distribution:
     return Distribution(tf.distribute.MirroredStrategy(names[:used])) if used > 1 else Distribution()
 
 
+def this_worker() -> int:
+    """Return the number that TF_CONFIG gives to this process among the workers, 0 for the chief or where it is alone.
+
+    Raises:
+        InputError: TF_CONFIG is not understood.
+    """
+    return _cluster(os.environ.get("TF_CONFIG", ""))[1]
+
+
 def share_out(config: Config, devices: int) -> int:
     """Count among how many of so many devices a batch, each share of it in its parts, can be divided."""
     each = config.batch_size // config.accumulate

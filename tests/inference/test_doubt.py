@@ -40,4 +40,4 @@ def test_views_that_disagree_are_doubted():
 
 def test_doubt_is_limited():
     array = volume()
-    assert doubt.doubt(array, array, lambda v: v, lambda v: v + 10, 4).max() == 2.0
+    assert doubt.doubt(doubt.parts(array, array, lambda v: v, lambda v: v + 10, 4)).max() == 2.0
