@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.structure import Knee
+from benchmarks.structure import KINDS, Knee
 from cyclescan import __version__, records
 from cyclescan.artifacts import runs
 from cyclescan.artifacts.direction import DIRECTIONS
@@ -39,7 +39,6 @@ from cyclescan.training import trainer
 from cyclescan.training.options import TrainOptions
 from data_prep.parallel import processes
 from data_prep.phantom import draw_pair
-from data_prep.phantom.planted import KINDS
 
 log = logging.getLogger(__name__)
 
