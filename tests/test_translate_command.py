@@ -544,3 +544,51 @@ def test_overlap_is_said_to_change_nothing(call, scan, tmp_path, caplog):
 def test_an_empty_path_is_not_this_folder(call, scan, tmp_path):
     refused(call("", tmp_path / "x.nii.gz"), "The argument input is empty")
     refused(call(scan, ""), "The argument output is empty")
+
+
+def _known(name="dess", snr=10.0):
+    limits = {"snr": {"low": 1.0, "median": snr, "high": 99.0, "scans": 9}}
+    limits["body_50"] = {"low": -1.0, "median": 0.0, "high": 1.0, "scans": 9}
+    return tiny.domain(name, tiny.MR, 5.0, 905.0) | {"guard": {"scans": 9, "limits": limits, "likeness": None}}
+
+
+def test_noise_is_the_targets_and_each_scan_has_its_own(scan, call, tmp_path):
+    """`mean` stays the default and is what noise is added to; the JSON file says what was added."""
+    known = tiny.write_run(tmp_path / "known", b=_known(snr=1.0))  # more than the network, which knows nothing, makes
+    write_scan(scan.parent / "sub-0002.nii.gz")  # the same voxels as the first, and other bytes
+    other = nib.load(scan.parent / "sub-0002.nii.gz")
+    other.header["descrip"] = b"another"
+    nib.save(other, scan.parent / "sub-0002.nii.gz")
+    for out, options in {
+        "mean": (),
+        "one": ("--noise",),
+        "same": ("--noise", "--seed", 0),
+        "two": ("--noise", "--seed", 7),
+    }.items():
+        code, said = call(scan.parent, tmp_path / out, *options, model=known.path)
+        assert code == 0, said
+    mean, one, same, two = (
+        [nib.load(tmp_path / out / f"sub-000{i}.nii.gz").get_fdata() for i in (1, 2)]
+        for out in ("mean", "one", "same", "two")
+    )
+    np.testing.assert_array_equal(mean[0], mean[1])
+    np.testing.assert_array_equal(one, same)
+    assert min(np.abs(one[0] - one[1]).max(), np.abs(one[0] - two[0]).max()) > 0
+    facts = read_json(tmp_path / "one" / "sub-0001.json")["noise"]
+    assert (facts["kind"], facts["seed"], facts["sd_of_target"]) == ("rician", 0, pytest.approx(450))
+    assert facts["sd_of_translation"] > 0
+    assert facts["sd_added"] ** 2 == pytest.approx(max(facts["sd_of_target"] ** 2 - facts["sd_of_translation"] ** 2, 0))
+    assert read_json(tmp_path / "mean" / "sub-0001.json")["noise"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--noise",), "does not know the noise of ct: it was built before .* or on fewer than 4 training scans"),
+        (("--seed", 3), "--seed 3 is of --noise, which is not given"),
+        (("--noise", "--seed", -1), "--seed is -1; whole numbers from 0 are allowed"),
+    ],
+)
+def test_noise_that_cannot_be_added(scan, call, tmp_path, options, sentence):
+    refused(call(scan, tmp_path / "out" / "x.nii", *options), sentence)
+    assert not (tmp_path / "out").exists()

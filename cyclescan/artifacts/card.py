@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.runs import Run
 from cyclescan.common.files import read_json
 from cyclescan.preprocessing import Options
+from cyclescan.preprocessing.noise import Noise
 
 LICENCE = (
     "The code is under Apache-2.0. The licence of the weights is for whoever trained them to give, within the terms "
@@ -89,27 +91,32 @@ def _signatures(run: Run) -> dict:
         **scaled,
     }
     grid = {**volume, "orientation": axes, "spacing_mm": spacing}
-    return {
-        "serving_default": {
-            "inputs": {
-                "volume": {
-                    **grid,
-                    "unit": "intensities of the scanner as in the source file, or HU for CT",
-                    "note": "one whole volume of at most max_voxels voxels, finite and not constant",
-                    # by direction: what the graph cannot do itself
-                    "prepared_so_that_it": {
-                        direction: Options.of(run.data["domains"][direction[0]]).sentences() for direction in DIRECTIONS
-                    },
-                }
-            },
-            "outputs": {
-                "translated": {
-                    **volume,
-                    "unit": "intensities of the target domain: its training data's, or HU for CT",
-                    "note": "the shape of the input",
-                }
-            },
+    scan = {
+        **grid,
+        "unit": "intensities of the scanner as in the source file, or HU for CT",
+        "note": "one whole volume of at most max_voxels voxels, finite and not constant",
+        # by direction: what the graph cannot do itself
+        "prepared_so_that_it": {
+            direction: Options.of(run.data["domains"][direction[0]]).sentences() for direction in DIRECTIONS
         },
+    }
+    translated = {
+        **volume,
+        "unit": "intensities of the target domain: its training data's, or HU for CT",
+        "note": "the shape of the input",
+    }
+    seed = {"dtype": "int64", "shape": [], "axes": [], "unit": "1", "note": "give each scan one of its own"}
+    known = {direction: Noise.of(run.data["domains"][direction[2]]) for direction in DIRECTIONS}
+    noise = {str(direction): dataclasses.asdict(noise) for direction, noise in known.items() if noise}
+    with_noise = {
+        "inputs": {"volume": dict(scan), "seed": seed},
+        "outputs": {
+            "translated": {**translated, "note": "serving_default with the noise that it lacks", "noise": noise}
+        },
+    }
+    return {
+        "serving_default": {"inputs": {"volume": scan}, "outputs": {"translated": translated}},
+        **({"with_noise": with_noise} if len(noise) == len(DIRECTIONS) else {}),
         "scaled": {
             "inputs": {
                 "volume": {**grid, **scaled, "note": "one whole volume of at most max_voxels voxels"},

@@ -36,11 +36,14 @@ class TranslateOptions:
         index: which volume of a 4-D file (from 0); None for a 3-D file. 3-D files in a batch are taken as they are.
         side: "left" or "right", which the scan shows; None for what its name, the JSON file beside it or DICOM says.
         keep_identity: DICOM slices get patient and study of their source; by default nothing that identifies.
+        noise_seed: add noise of the target's level, see `preprocessing.noise`, a function of this number and the scan;
+            None for none.
     """
 
     index: int | None = None
     side: str | None = None
     keep_identity: bool = False
+    noise_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +217,12 @@ def _write(
     """Write a result, its map of doubt and its JSON file; the path of the latter."""
     scan, output = job
     volume = translator.restore(translated.array, prepared.records)
+    digest, noise = _sha256(scan), None
+    if options.noise_seed is not None:
+        # each scan its own noise, whatever else is in the batch
+        rng = np.random.default_rng([options.noise_seed, int(digest, 16)])
+        volume, noise = translator.noise.add(volume, rng)
+        noise |= {"seed": options.noise_seed, "unit": "intensities of the result"}
     placement = None if isinstance(scan, Series) else volumes.placement(scan)
     if not isinstance(scan, Series) or volumes.is_nifti(output):
         volumes.write(volume, output, volumes.synthetic_descrip(f"v{__version__}"), placement=placement)
@@ -233,12 +242,13 @@ def _write(
     elif volumes.is_doubt_map(doubt_of(output)):
         doubt_of(output).unlink()  # of an earlier result
     facts = _facts(translator, translated.origin) | {
-        "input_sha256": _sha256(scan),
+        "input_sha256": digest,
         "input_volume": options.index,
         "spacing_mm": list(volume.spacing_mm),
         "preprocessing": prepared.records,
         "guard": prepared.findings,
         "doubt": about_doubt,
+        "noise": noise,
     }
     write_json(sidecar_of(output), facts)
     return sidecar_of(output)
@@ -250,10 +260,11 @@ def _settings(translator: Translator) -> dict:
 
 def _derivation(translator: Translator, origin: Origin, options: TranslateOptions) -> derived.Derivation:
     target = translator.target_intensity
+    noise = "" if options.noise_seed is None else f", noise added, seed {options.noise_seed}"
     return derived.Derivation(
         target=translator.target_name,
         hounsfield=target["scaling"].startswith("window_hu"),
-        model=f"{origin.sha256[:16]} {translator.direction} {_settings(translator)}",
+        model=f"{origin.sha256[:16]} {translator.direction} {_settings(translator)}{noise}",
         window=(target["low"], target["high"]),
         keep_identity=options.keep_identity,
     )

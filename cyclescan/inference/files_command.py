@@ -45,6 +45,13 @@ def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None
         help="DICOM slices get the patient and study fields of their source, so that the new series files beside it; "
         "without it, no name, id, birth date, date, accession or institution is written",
     )
+    parser.add_argument(
+        "--noise",
+        action="store_true",
+        help="add as much noise of the target's scans as the result lacks, which is a mean: for histograms and for "
+        "images that look measured; leave it out to measure or to look for structure",
+    )
+    parser.add_argument("--seed", type=int, default=None, help="of the noise; default: 0")
     parser.add_argument("--volume", type=int, default=None, help="which volume of 4-D files to take, from 0")
     parser.add_argument(
         "--side",
@@ -64,10 +71,13 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
     """
     from cyclescan.inference import batch
 
+    noise_seed = _noise_seed(arguments)
     jobs = find_jobs(arguments.input, arguments.output, arguments.nifti)
     check_distinct(jobs)
     translator = load()
-    options = batch.TranslateOptions(arguments.volume, arguments.side, arguments.keep_identity)
+    if noise_seed is not None:
+        translator.noise  # noqa: B018, a model that does not know it says so before anything is written
+    options = batch.TranslateOptions(arguments.volume, arguments.side, arguments.keep_identity, noise_seed)
     for folder in sorted({output.parent for _, output in jobs}):
         make_folder(folder)  # learnt before an hour of translating rather than after
     if len(jobs) == 1 and (isinstance(jobs[0][0], Series) or Path(arguments.input).is_file()):
@@ -95,6 +105,14 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
     number = len(jobs) - len(failed)
     log.info("%d of %d files are translated into %s; each is a %s.", number, len(jobs), arguments.output, NOTICE)
     return command.SOME_FAILED if failed else command.DONE
+
+
+def _noise_seed(arguments: argparse.Namespace) -> int | None:
+    if arguments.seed is not None and not arguments.noise:
+        raise InputError(f"--seed {arguments.seed} is of --noise, which is not given.")
+    if arguments.seed is not None and arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed}; whole numbers from 0 are allowed.")
+    return (arguments.seed or 0) if arguments.noise else None
 
 
 def _on(bar) -> Progress:

@@ -17,6 +17,7 @@ from cyclescan.common.files import read_json
 from cyclescan.config import Config
 from cyclescan.inference import doubt, lost, sliding_window
 from cyclescan.preprocessing import guard, intensity, prepare_as, restore
+from cyclescan.preprocessing.noise import Noise
 from cyclescan.scans.volume import Volume
 
 Progress = Callable[[int, int], None]
@@ -227,6 +228,21 @@ class Translator:
         """What the scale becomes in the result: the intensity record of the target domain."""
         return self._domain(2)["intensity"]
 
+    @property
+    def noise(self) -> Noise:
+        """The noise of the target's training scans.
+
+        Raises:
+            InputError: the model does not know it.
+        """
+        noise = Noise.of(self._domain(2))
+        if noise is None:
+            raise InputError(
+                f"The model {self.origin.model} does not know the noise of {self.target_name}: it was built before "
+                f"cyclescan measured it, or on fewer than {guard.FEWEST} training scans; leave out --noise."
+            )
+        return noise
+
     def _domain(self, letter: int) -> dict:
         return self.data["domains"][self.direction[letter]]
 
@@ -318,6 +334,18 @@ class Translator:
     def restore(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring a translated array onto the grid of the scan it came from, in the target's intensities."""
         return restore(array, records, self.target_intensity)
+
+    def with_noise(self, volume: Volume, seed: int | Sequence[int]) -> Volume:
+        """A volume from `restore` or `translate_volume` with as much of the target's noise as it lacks, see `noise`.
+
+        Args:
+            volume: a translation, which is a mean.
+            seed: of the noise, not negative; give each scan one of its own.
+
+        Raises:
+            InputError: the model does not know the noise.
+        """
+        return self.noise.add(volume, np.random.default_rng(seed))[0]
 
     def restore_doubt(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring the result of `doubt` onto the grid of the scan, in the target's intensities; what was cropped is 0."""

@@ -122,7 +122,7 @@ def noise_sd(volume: Volume, outside: np.ndarray | None = None) -> float:
     middle = tuple(slice(n // 4, n - n // 4) if n >= 8 else slice(None) for n in volume.shape)
     rest = volume.array[middle].astype(np.float64)
     known = None if outside is None else ~outside[middle]
-    for axis in np.argsort(volume.spacing_mm, kind="stable")[:2]:
+    for axis in finest_plane(volume.spacing_mm):
         if rest.shape[axis] < 3:
             return 0.0
         rest = np.diff(rest, 2, axis)
@@ -132,6 +132,12 @@ def noise_sd(volume: Volume, outside: np.ndarray | None = None) -> float:
     rest = np.abs(rest if known is None else rest[known])
     # the weights 1, -2, 1 squared sum to 6, along both axes 36
     return SD_OF_MAD * float(np.median(rest)) / 6 if rest.size else 0.0
+
+
+def finest_plane(spacing_mm: Sequence[float]) -> tuple[int, int]:
+    """The two axes of a volume whose voxels are smallest, the smallest first, of equal ones the earlier."""
+    first, second = np.argsort(spacing_mm, kind="stable")[:2]
+    return int(first), int(second)
 
 
 def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]] = ()) -> dict:

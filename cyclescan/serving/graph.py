@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan.inference.whole_volume import WholeVolume
-from cyclescan.preprocessing import intensity
+from cyclescan.preprocessing import guard, intensity
+from cyclescan.preprocessing.noise import FALL, FLOOR, RICIAN, Noise
 
 
 class ServedTranslator(tf.Module):
@@ -25,9 +26,22 @@ class ServedTranslator(tf.Module):
         target: intensity record of the target domain.
         window: voxels of the windows (depth, height, width) that `serving_default` works in, multiples of the stride.
         max_voxels: a larger volume is refused: it would take the memory of the whole server.
+        noise: of the target domain, for the endpoint `with_noise`; None for a model that does not know it, which then
+            has no such endpoint.
+        finest_plane: the two axes of a volume with the smallest voxels, along which noise is measured.
     """
 
-    def __init__(self, generator, scaling: str, target: dict, window: Sequence[int], max_voxels: int) -> None:
+    # seven parameters and long, because the endpoints share one graph
+    def __init__(
+        self,
+        generator,
+        scaling: str,
+        target: dict,
+        window: Sequence[int],
+        max_voxels: int,
+        noise: Noise | None = None,
+        finest_plane: tuple[int, int] = (1, 2),
+    ) -> None:
         super().__init__(name="served_translator")
         # the variables themselves, so that the saved object graph holds nothing of Keras
         self.weights = [variable.value for variable in generator.variables]
@@ -39,13 +53,20 @@ class ServedTranslator(tf.Module):
         ]
         by_windows = tf.function(whole, input_signature=specs)  # one graph for both signatures
 
-        @tf.function(input_signature=specs[:1])
-        def translate_volume(volume):
+        def of_whole(volume):
             volume = _checked_volume(volume, max_voxels)
             with tf.control_dependencies([_require_contrast(volume)]):
                 low, high = _measure(volume, scaling)
             translated = by_windows(_apply(volume, scaling, low, high), tf.constant(window), 0.0)
-            return {"translated": _invert(translated, target)}
+            return _invert(translated, target)
+
+        @tf.function(input_signature=specs[:1])
+        def translate_volume(volume):
+            return {"translated": of_whole(volume)}
+
+        @tf.function(input_signature=[specs[0], tf.TensorSpec((), tf.int64, name="seed")])
+        def translate_with_noise(volume, seed):
+            return {"translated": _with_noise(of_whole(volume), seed, noise, finest_plane)}
 
         @tf.function(input_signature=specs)
         def translate_scaled(volume, window, overlap):
@@ -61,6 +82,8 @@ class ServedTranslator(tf.Module):
             return {"translated": tf.cast(generator(patches, training=False), tf.float32)}
 
         self.endpoints = {"serving_default": translate_volume, "scaled": translate_scaled, "patches": translate_patches}
+        if noise is not None:
+            self.endpoints["with_noise"] = translate_with_noise
 
 
 def _checked_volume(volume: tf.Tensor, max_voxels: int) -> tf.Tensor:
@@ -169,3 +192,37 @@ def _percentile(voxels: tf.Tensor, percent: float) -> tf.Tensor:
         values = tf.gather(tail, [last - below, last - above])
     values = tf.cast(values, tf.float64)
     return tf.cast(values[0] + (values[1] - values[0]) * (rank - tf.floor(rank)), tf.float32)
+
+
+def _with_noise(volume: tf.Tensor, seed: tf.Tensor, noise: Noise, plane: tuple[int, int]) -> tf.Tensor:
+    """`Noise.add`, with the random numbers of TensorFlow."""
+    own = _noise_sd(volume, plane)
+    added = tf.sqrt(tf.maximum(noise.sd**2 - own**2, 0.0))
+    shape = tf.concat([[2], tf.shape(volume)], 0)
+    channels = tf.random.stateless_normal(shape, tf.stack([seed, 0]), alg="philox")  # the same on every device
+    if noise.kind == RICIAN:
+        return _rician(volume, added, channels[0], channels[1])
+    return volume + added * channels[0]
+
+
+def _rician(mean: tf.Tensor, sd: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """`noise.rician`."""
+    mean = tf.maximum(mean, 0.0)
+    sd = tf.minimum(sd, mean / FLOOR)
+    over = tf.where(sd > 0, mean / tf.where(sd > 0, sd, 1.0), FLOOR)
+    lost = 1.0 + (FLOOR**2 - 1.0) * tf.exp(-FALL * (over - FLOOR))
+    signal = tf.sqrt(tf.maximum(mean**2 - sd**2 * lost, 0.0))
+    return tf.sqrt((signal + sd * first) ** 2 + (sd * second) ** 2)
+
+
+def _noise_sd(volume: tf.Tensor, plane: tuple[int, int]) -> tf.Tensor:
+    """`guard.noise_sd`."""
+    shape = tf.shape(volume)
+    margin = tf.where(shape >= 8, shape // 4, 0)
+    rest = tf.slice(volume, margin, shape - 2 * margin)
+    for axis in plane:
+        count = tf.maximum(tf.shape(rest)[axis] - 2, 0)
+        before, here, after = (tf.gather(rest, tf.range(n, n + count), axis=axis) for n in range(3))
+        rest = before - 2.0 * here + after
+    rest = tf.reshape(tf.abs(rest), [-1])
+    return tf.cond(tf.size(rest) > 0, lambda: guard.SD_OF_MAD / 6 * _percentile(rest, 50.0), lambda: 0.0)

@@ -19,6 +19,8 @@ from cyclescan.artifacts.runs import Run
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, read_json, refuse_foreign, replacing, sha256, states, write_json
 from cyclescan.inference import sliding_window
+from cyclescan.preprocessing import guard
+from cyclescan.preprocessing.noise import Noise
 from cyclescan.serving import tf_serving
 
 MAX_VOXELS = 2**27  # of a served volume; 512 x 512 x 512
@@ -61,7 +63,7 @@ def write(
         make_folder(out)
         for direction in DIRECTIONS:
             folder = renames.enter_context(replacing(out / direction / str(version)))
-            _save(run, direction, weights, window, max_voxels, folder)
+            _save(run, direction, weights, card, folder)
             tf_serving.write_warm_up(folder, direction, window)
             _add_tensor_names(card["signatures"], folder)
             own = {name: sha256(folder / name) for name in files_of(folder)}
@@ -105,7 +107,7 @@ def _next_version(out: Path, version: int | None) -> int:
     return version
 
 
-def _save(run: Run, direction: str, weights, window, max_voxels: int, folder: Path) -> None:
+def _save(run: Run, direction: str, weights, card: dict, folder: Path) -> None:
     import tensorflow as tf
 
     from cyclescan.serving.graph import ServedTranslator
@@ -115,8 +117,10 @@ def _save(run: Run, direction: str, weights, window, max_voxels: int, folder: Pa
         checkpoints.load_generator(run, direction, weights),
         domains[direction[0]]["scaling"],
         domains[direction[2]]["intensity"],
-        window,
-        max_voxels,
+        card["window"],
+        card["max_voxels"],
+        Noise.of(domains[direction[2]]) if "with_noise" in card["signatures"] else None,
+        guard.finest_plane(run.data["spacing_mm"]),
     )
     tf.saved_model.save(module, str(folder), signatures=module.endpoints)
 

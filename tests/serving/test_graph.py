@@ -5,7 +5,10 @@ import pytest
 import tensorflow as tf
 
 from cyclescan.models import unet3d
-from cyclescan.preprocessing import intensity
+from cyclescan.preprocessing import guard, intensity
+from cyclescan.preprocessing import noise as noises
+from cyclescan.preprocessing.noise import GAUSSIAN, RICIAN, Noise
+from cyclescan.scans.volume import Volume
 from cyclescan.serving import graph
 from cyclescan.serving.graph import ServedTranslator
 from tests.inference.tiny import lively
@@ -58,7 +61,7 @@ def test_patches_are_the_network_alone(generator):
 def served(generator, tmp_path_factory):
     """From disk: only there do wrong ranks get as far as the graph."""
     folder = tmp_path_factory.mktemp("served")
-    module = ServedTranslator(generator, "percentile:0.5,99.5", TARGET, (8, 8, 8), 30000)
+    module = ServedTranslator(generator, "percentile:0.5,99.5", TARGET, (8, 8, 8), 30000, Noise(GAUSSIAN, 4.0))
     tf.saved_model.save(module, str(folder), signatures=module.endpoints)
     return tf.saved_model.load(str(folder))
 
@@ -111,3 +114,44 @@ def test_bad_windows_are_an_invalid_argument_with_a_sentence(served, window, ove
 def test_a_good_volume_still_passes_after_bad_ones(served):
     volume = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
     assert served.signatures["serving_default"](volume=tf.constant(volume))["translated"].shape == (5, 6, 7)
+
+
+def test_noise_of_a_served_volume(served):
+    """The seed decides, the mean stays, and as much is added as was lacking."""
+    volume = tf.constant(np.random.default_rng(0).normal(size=(16, 24, 24)).astype(np.float32))
+    mean = served.signatures["serving_default"](volume=volume)["translated"].numpy()
+    one, same, other = (
+        served.signatures["with_noise"](volume=volume, seed=tf.constant(n, tf.int64))["translated"].numpy()
+        for n in (1, 1, 2**40)
+    )
+    np.testing.assert_array_equal(one, same)
+    added = np.ravel(one - mean).astype(float)
+    assert added.mean() == pytest.approx(0, abs=4 * added.std() / len(added) ** 0.5)
+    assert abs(np.corrcoef(added, np.ravel(other - mean))[0, 1]) < 0.05
+    own = guard.noise_sd(Volume(mean, np.diag([3.0, 1.0, 1.0, 1.0])))
+    assert 0.1 < own < 4.0
+    assert added.std() == pytest.approx(np.sqrt(16 - own**2), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 20), (7, 9, 8), (2, 8, 8)])
+@pytest.mark.parametrize("plane", [(1, 2), (0, 1)])
+def test_noise_is_measured_as_by_the_guard(shape, plane):
+    volume = np.random.default_rng(2).normal(50, 9, shape).astype(np.float32)
+    spacing = [1.0 if axis in plane else 3.0 for axis in range(3)]
+    expected = guard.noise_sd(Volume(volume, np.diag([*spacing, 1.0])))
+    measured = tf.function(graph._noise_sd)(tf.constant(volume), plane)
+    assert float(measured) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rician_noise_is_that_of_numpy():
+    rng = np.random.default_rng(3)
+    mean = np.concatenate([[-1.0, 0.0], rng.uniform(0, 90, 500)]).astype(np.float32)
+    first, second = rng.standard_normal((2, mean.size), np.float32)
+    for sd in (0.0, 10.0):
+        expected = noises.rician(mean, sd, first, second)
+        result = graph._rician(*map(tf.constant, (mean, np.float32(sd), first, second)))
+        np.testing.assert_allclose(result, expected, atol=0.01)  # of an SD of 10: small differences of squares
+    module = graph._with_noise(
+        tf.constant(mean[2:].reshape(5, 10, 10)), tf.constant(1, tf.int64), Noise(RICIAN, 10.0), (1, 2)
+    )
+    assert float(tf.reduce_min(module)) >= 0
