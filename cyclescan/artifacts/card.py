@@ -105,18 +105,9 @@ def _signatures(run: Run) -> dict:
         "unit": "intensities of the target domain: its training data's, or HU for CT",
         "note": "the shape of the input",
     }
-    seed = {"dtype": "int64", "shape": [], "axes": [], "unit": "1", "note": "give each scan one of its own"}
-    known = {direction: Noise.of(run.data["domains"][direction[2]]) for direction in DIRECTIONS}
-    noise = {str(direction): dataclasses.asdict(noise) for direction, noise in known.items() if noise}
-    with_noise = {
-        "inputs": {"volume": dict(scan), "seed": seed},
-        "outputs": {
-            "translated": {**translated, "note": "serving_default with the noise that it lacks", "noise": noise}
-        },
-    }
     return {
         "serving_default": {"inputs": {"volume": scan}, "outputs": {"translated": translated}},
-        **({"with_noise": with_noise} if len(noise) == len(DIRECTIONS) else {}),
+        **_with_noise(run, scan, translated),
         "scaled": {
             "inputs": {
                 "volume": {**grid, **scaled, "note": "one whole volume of at most max_voxels voxels"},
@@ -142,6 +133,17 @@ def _signatures(run: Run) -> dict:
             "outputs": {"translated": {**patches, "note": "the shape of the input"}},
         },
     }
+
+
+def _with_noise(run: Run, scan: dict, translated: dict) -> dict:
+    """The signature `with_noise`, where the noise of both domains is known."""
+    known = {direction: Noise.of(run.data["domains"][direction[2]]) for direction in DIRECTIONS}
+    noise = {str(direction): dataclasses.asdict(noise) for direction, noise in known.items() if noise}
+    if len(noise) < len(DIRECTIONS):
+        return {}
+    seed = {"dtype": "int64", "shape": [], "axes": [], "unit": "1", "note": "give each scan one of its own"}
+    made = {**translated, "note": "that of serving_default with as much noise as it lacks", "noise": noise}
+    return {"with_noise": {"inputs": {"volume": dict(scan), "seed": seed}, "outputs": {"translated": made}}}
 
 
 def _training_data(run: Run) -> dict:
