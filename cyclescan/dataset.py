@@ -28,7 +28,7 @@ class Stream:
     domain: str
 
     def read(self, number: int, seed: int) -> bytes:
-        """The serialised record at position `number` of an endless stream, shuffled anew in every epoch.
+        """Return the serialised record at position `number` of an endless stream, shuffled anew in every epoch.
 
         Raises:
             InputError: the record is not the one that was there when the stream was opened.
@@ -41,7 +41,7 @@ class Stream:
 
 
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
-    """The records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
+    """Return the records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
     entries = records.entries(folder, split, domain)
     return Stream(tuple(entries), tuple(records.checksums(entries)), domain)
 
@@ -62,7 +62,7 @@ def batches(
     worker: int = 0,
     workers: int = 1,
 ) -> tf.data.Dataset:
-    """An endless data set of batches, beginning with step `start`.
+    """Return an endless data set of batches, beginning with step `start`.
 
     Args:
         streams: of domain "a" and "b"; their orders are independent of each other.

@@ -35,7 +35,7 @@ def demo(
     settings: list[str] | None = None,
     workers: int = 2,
 ) -> dict:
-    """Digital knees, records, pseudo-pairs, training, translation, evaluation, report and export.
+    """Go the whole way: digital knees, records, pseudo-pairs, training, translation, evaluation, report and export.
 
     Args:
         out: a new folder for everything.

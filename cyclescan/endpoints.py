@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cyclescan import NOTICE, __version__
-from cyclescan.common import command, tables
+from cyclescan.common import command, page, tables
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
+from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, walk, write_json
 from cyclescan.evaluation import endpoints, file_pairs
 from cyclescan.evaluation.agreement import DEFINITIONS, FEWEST
 from cyclescan.scans import volume as volumes
@@ -27,7 +27,8 @@ OURS = "result of `endpoints`"
 
 
 def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> tuple[list[dict], list[str], list[str]]:
-    """Rows of all subjects and regions, the names of the sites, and the names of the subjects in the order of the rows.
+    """Return rows of all subjects and regions, the names of the sites, and the names of the subjects in the order of
+    the rows.
 
     Raises:
         InputError: a mask is on another grid or has no whole numbers, a region is empty, there are too few subjects, a
@@ -129,7 +130,10 @@ def run(arguments: argparse.Namespace) -> int | None:
     refuse_foreign(out / "endpoints.json", lambda path: states(path, "agreement", "definitions"), OURS)
     refuse_foreign(out / "endpoints.csv", lambda path: begins_with(path, "subject,site,region,"), OURS)
     refuse_foreign(out / "subjects.tsv", lambda path: begins_with(path, "subject\tfile"), OURS)
-    refuse_foreign(out / "endpoints.html", lambda path: "cyclescan endpoints" in path.read_text("utf-8"), OURS)
+    refuse_foreign(out / "endpoints.html", page.is_ours, OURS)
+    there = next(walk(make_folder(out / "figures")), None)
+    if there and not (out / "endpoints.html").exists():
+        raise InputError(f"{there} exists and is no {OURS}, so it is not replaced; choose another place.")
     rows, sites, names = measure_files({role: Path(path) for role, path in given.items()}, arguments)
     result = write(out, rows, sites, names)
     for row in result["agreement"]:

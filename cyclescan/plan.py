@@ -21,7 +21,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command line."""
+    """Add the arguments of the command line."""
     parser.add_argument(
         "out", metavar="OUT", help="folder for plan.json, plan.html, pose.tfm, lines.mrk.json, pictures"
     )

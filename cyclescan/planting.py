@@ -25,7 +25,7 @@ TRIES = 16  # places drawn for each, of which the first that is no air is taken
 
 
 def draw(key: tf.Tensor, blobs: int) -> dict[str, tf.Tensor]:
-    """What chance decides over the blobs of one pair.
+    """Return what chance decides over the blobs of one pair.
 
     Args:
         key: two integers; the same one gives the same blobs.
@@ -46,7 +46,7 @@ def draw(key: tf.Tensor, blobs: int) -> dict[str, tf.Tensor]:
 
 
 def plant(pair: dict, other: tf.Tensor, drawn: dict, transplants: int, spacing_mm: Sequence[float]) -> dict:
-    """One pair with blobs.
+    """Return one pair with blobs.
 
     Args:
         pair: "real", "partner" and "weight", each (depth, height, width, 1), see `dataset.batches`.

@@ -105,7 +105,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(serialized: bytes) -> Record:
-    """The inverse of `encode`; `InputError` for anything else."""
+    """Return the inverse of `encode`; `InputError` for anything else."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -204,12 +204,12 @@ def write_serialized(path: str | os.PathLike, serialized: Iterable[bytes]) -> No
 
 
 def shards(folder: str | os.PathLike, domain: str | None = None) -> list[Path]:
-    """The shards of one folder in order, of one domain or of all."""
+    """Return the shards of one folder in order, of one domain or of all."""
     return sorted(Path(folder).glob(f"{domain}-*.tfrecord" if domain else "*.tfrecord"))
 
 
 def read_info(folder: str | os.PathLike) -> dict:
-    """The description of a data set, dataset.json; `InputError` when the folder is none."""
+    """Return the description of a data set, dataset.json; `InputError` when the folder is none."""
     path = Path(folder) / "dataset.json"
     if not path.exists():
         raise InputError(f"{folder} is not a data set: it has no dataset.json (make one with `data_prep build`).")
@@ -217,7 +217,7 @@ def read_info(folder: str | os.PathLike) -> dict:
 
 
 def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[str, int, int]]:
-    """(shard, offset, length) of every record of a domain in `folder`/`split`, which may also be "pairs".
+    """Return (shard, offset, length) of every record of a domain in `folder`/`split`, which may also be "pairs".
 
     Raises:
         InputError: there are none, or a shard is truncated.
@@ -231,12 +231,14 @@ def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[st
 
 
 def checksums(entries: Iterable[tuple[str, int, int]]) -> list[bytes]:
-    """The checksum of each record, 4 bytes, which stands behind it."""
+    """Return the checksum of each record, 4 bytes, which stands behind it."""
     return [read_at(path, offset + length, 4) for path, offset, length in entries]
 
 
 def fingerprint(entries: Iterable[tuple[str, int, int]], checksums: Iterable[bytes]) -> str:
-    """SHA-256 of the lengths and checksums of records in their order: others mean other data, or another order."""
+    """Return the SHA-256 of the lengths and checksums of records in their order: others mean other data, or another
+    order.
+    """
     digest = hashlib.sha256()
     for (_, _, length), checksum in zip(entries, checksums, strict=True):
         digest.update(struct.pack("<Q", length) + checksum)
@@ -244,7 +246,7 @@ def fingerprint(entries: Iterable[tuple[str, int, int]], checksums: Iterable[byt
 
 
 def index(path: str | os.PathLike) -> list[tuple[int, int]]:
-    """(offset, length) in bytes of each serialised record in a shard, from the framing alone.
+    """Return (offset, length) in bytes of each serialised record in a shard, from the framing alone.
 
     The framing is TensorFlow's: length (uint64), its CRC (uint32), the data, its CRC (uint32).
 
@@ -267,7 +269,9 @@ def index(path: str | os.PathLike) -> list[tuple[int, int]]:
 
 
 def frames(path: str | os.PathLike, start: int = 0) -> Iterator[bytes]:
-    """The records of a TFRecord file with their framing, from byte `start` to the first that is cut off or damaged."""
+    """Yield the records of a TFRecord file with their framing, from byte `start` to the first that is cut off or
+    damaged.
+    """
     with open(path, "rb") as stream:
         stream.seek(start)
         while len(head := stream.read(12)) == 12 and head[8:] == _masked_crc(head[:8]):
@@ -279,7 +283,7 @@ def frames(path: str | os.PathLike, start: int = 0) -> Iterator[bytes]:
 
 
 def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
-    """The bytes of one serialised record.
+    """Return the bytes of one serialised record.
 
     Raises:
         InputError: the file cannot be read.
@@ -293,7 +297,7 @@ def read_at(path: str | os.PathLike, offset: int, length: int) -> bytes:
 
 
 def read_unchanged(path: str | os.PathLike, offset: int, length: int, checksum: bytes) -> bytes:
-    """`read_at`, of a record that had this checksum earlier.
+    """Read as `read_at` does, a record that had this checksum earlier.
 
     Raises:
         InputError: the file cannot be read, or holds something else now.
@@ -306,7 +310,7 @@ def read_unchanged(path: str | os.PathLike, offset: int, length: int, checksum: 
 
 
 def read_shard(path: str | os.PathLike) -> Iterator[Record]:
-    """The records of a shard, one after the other, each checked against its checksums.
+    """Yield the records of a shard, one after the other, each checked against its checksums.
 
     Raises:
         InputError: the shard ends inside a record, a checksum is wrong, or the bytes are no record of this schema.

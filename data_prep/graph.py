@@ -24,7 +24,7 @@ OUTCOMES = "outcomes.tmp"
 
 
 def find_runner(name: str, options: Sequence[str] = ()):
-    """A runner of Beam by name, None for the one that runs here.
+    """Return a runner of Beam by name, None for the one that runs here.
 
     Raises:
         InputError: Beam does not know the name, or cannot read one of the options (as on a command line).

@@ -94,7 +94,7 @@ LAYOUTS = {
 
 
 def find(layout: str, domain: str, path: str | os.PathLike) -> list[Scan]:
-    """The scans of one domain in a data set of a known layout, in a fixed order.
+    """Return the scans of one domain in a data set of a known layout, in a fixed order.
 
     Args:
         layout: a key of `LAYOUTS`.

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(path: str) -> str:
-    """Lines of aligned columns: one for each file of a scan and each DICOM series below `path`, of which it says where.
+    """Return lines of aligned columns: one for each file of a scan and each DICOM series below `path`, of which it says
+    where.
 
     Subjects are numbered in the order in which they come, so that what belongs to one is seen, and nobody is named but
     by a path.

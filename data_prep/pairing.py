@@ -197,7 +197,7 @@ class _Mean:
         self.known += np.isfinite(array)
 
     def where(self, enough: float) -> np.ndarray:
-        """float32, NaN where fewer are known."""
+        """Return float32, NaN where fewer are known."""
         mean = self.total / np.maximum(self.known, 1)
         return np.where(self.known >= enough, mean, np.nan).astype(np.float32)
 

@@ -15,7 +15,7 @@ from cyclescan.common.errors import InputError
 
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Callable[[Callable, Iterable[tuple]], Iterator]]:
-    """A function like `itertools.starmap` that works in `workers` processes; in this one if that is 1.
+    """Yield a function like `itertools.starmap` that works in `workers` processes; in this one if that is 1.
 
     Raises:
         InputError: a process was killed. A `multiprocessing.Pool` would wait for its result for ever.

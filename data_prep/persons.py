@@ -48,7 +48,7 @@ _TITLES = {"sub", "subj", "subject", "pat", "patient", "case", "id"}
 
 
 def pattern(text: str | None) -> re.Pattern | None:
-    """The regular expression of `--subject`; `InputError` where it is none."""
+    """Return the regular expression of `--subject`; `InputError` where it is none."""
     if text is None:
         return None
     try:
@@ -58,7 +58,7 @@ def pattern(text: str | None) -> re.Pattern | None:
 
 
 def by_pattern(given: re.Pattern, relative: PurePath) -> str:
-    """What `--subject` finds in a path: its group `subject`, else its first group, else all that it matches.
+    """Return what `--subject` finds in a path: its group `subject`, else its first group, else all that it matches.
 
     Raises:
         InputError: it finds nothing there.
@@ -74,7 +74,7 @@ def by_pattern(given: re.Pattern, relative: PurePath) -> str:
 def settled(
     found: Mapping[str, list[Scan]], names: Mapping[str, str], paths: Mapping[str, str | os.PathLike]
 ) -> dict[str, list[Scan]]:
-    """The scans of both domains with one subject for each person, as far as names tell it.
+    """Return the scans of both domains with one subject for each person, as far as names tell it.
 
     Says how the subjects were found and how many are in both domains, and warns of names that look like one person.
 
@@ -90,7 +90,7 @@ def settled(
 
 
 def joined(found: Mapping[str, list[Scan]], names: Mapping[str, str]) -> dict[str, list[Scan]]:
-    """One subject for guessed names that a rule tells to be of one person; see `settled` for the arguments.
+    """Return one subject for guessed names that a rule tells to be of one person; see `settled` for the arguments.
 
     Left out of a guessed name are visits, runs, sides, BIDS entities, the domain's own name, and nnU-Net's number of
     the contrast where all names of a domain end with the same one. Names that are equal then are joined.

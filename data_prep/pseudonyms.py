@@ -24,7 +24,7 @@ DIGITS = 12
 
 
 def key_file(given: str | os.PathLike | None = None) -> Path:
-    """The key's file: the one given, else that of the environment variable CYCLESCAN_KEY_FILE, else the default."""
+    """Return the key's file: the one given, else that of the variable CYCLESCAN_KEY_FILE, else the default."""
     return Path(given or os.environ.get(KEY_VARIABLE) or DEFAULT_KEY_FILE).expanduser()
 
 
@@ -60,24 +60,26 @@ def load_key(path: str | os.PathLike) -> bytes:
 
 
 def pseudonym(key: bytes, subject: str) -> str:
-    """The id of a subject: "s" and the first 12 hexadecimal digits of HMAC-SHA256(key, name)."""
+    """Return the id of a subject: "s" and the first 12 hexadecimal digits of HMAC-SHA256(key, name)."""
     digest = hmac.new(key, subject.encode("utf-8", "surrogateescape"), hashlib.sha256)
     return "s" + digest.hexdigest()[:DIGITS]
 
 
 def scan_pseudonym(key: bytes, subject: str, domain_name: str, name: str) -> str:
-    """The id of one scan: its subject's, a hyphen and 6 digits, made likewise of the domain and the file's name."""
+    """Return the id of one scan: its subject's, a hyphen and 6 digits, made of the domain and the file's name."""
     own = pseudonym(key, "\0".join((subject, domain_name, name))).removeprefix("s")
     return f"{pseudonym(key, subject)}-{own[:6]}"
 
 
 def digest(key: bytes, text: str) -> str:
-    """What stands in a data set for a text that names people, places or files: 32 hexadecimal digits."""
+    """Return what stands in a data set for a text that names people, places or files: 32 hexadecimal digits."""
     return hmac.digest(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hex()[:32]
 
 
 def content(key: str, array: np.ndarray) -> str:
-    """The same for voxels: equal arrays have equal digests, and without the key nobody can look for a known scan."""
+    """Return the same for voxels: equal arrays have equal digests, and without the key nobody can look for a known
+    scan.
+    """
     check = hmac.new(key.encode(), repr(array.shape).encode(), hashlib.sha256)
     check.update(np.ascontiguousarray(array, "<f4").data)
     return check.hexdigest()[:32]

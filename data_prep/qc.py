@@ -158,7 +158,7 @@ def _are_ids(path: Path) -> bool:
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:
-    """The ids in a text file, one a line; what follows a # is a comment. `InputError` where it cannot be read."""
+    """Return the ids in a text file, one a line, # begins a comment; raise `InputError` where it cannot be read."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -54,19 +54,19 @@ class Map:
     information: float = 0.0
 
     def forward(self) -> list[sitk.Transform]:
-        """Transforms to be composed; as SimpleITK composes, the last is applied first."""
+        """Return transforms to be composed; as SimpleITK composes, the last is applied first."""
         field = [] if self.field is None else [_field_transform(self.field)]
         return [self.affine_transform(), *field]
 
     def backward(self) -> list[sitk.Transform]:
-        """The inverse of `forward`."""
+        """Return the inverse of `forward`."""
         if self.field is None:
             return [self.affine_transform().GetInverse()]
         inverse = sitk.InvertDisplacementField(self.field, maximumNumberOfIterations=20)
         return [_field_transform(inverse), self.affine_transform().GetInverse()]
 
     def affine_transform(self) -> sitk.AffineTransform:
-        """The affine part alone."""
+        """Return the affine part alone."""
         transform = sitk.AffineTransform(3)
         transform.SetFixedParameters(self.affine[12:])
         transform.SetParameters(self.affine[:12])
@@ -82,27 +82,27 @@ class Atlas:
 
 
 def image_of(array: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Image:
-    """A volume (depth, height, width) as an image."""
+    """Return a volume (depth, height, width) as an image."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.float32))
     image.SetSpacing([float(s) for s in spacing_mm[::-1]])
     return image
 
 
 def coarse(image: sitk.Image) -> sitk.Image:
-    """The image on a grid no finer than `COARSE_MM`, where it is not coarse already."""
+    """Return the image on a grid no finer than `COARSE_MM`, where it is not coarse already."""
     factor = np.maximum(1, np.floor(COARSE_MM / np.asarray(image.GetSpacing()))).astype(int)
     return sitk.BinShrink(image, [int(f) for f in factor]) if (factor > 1).any() else image
 
 
 def resample(moving: sitk.Image, fixed: sitk.Image, transforms: Sequence[sitk.Transform]) -> np.ndarray:
-    """`moving` on the grid of `fixed`, linearly interpolated; NaN beyond its field of view."""
+    """Return `moving` on the grid of `fixed`, linearly interpolated; NaN beyond its field of view."""
     transform = sitk.CompositeTransform(list(transforms))
     warped = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, OUTSIDE))
     return np.where(warped == OUTSIDE, np.float32(np.nan), warped)
 
 
 def register_affine(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map:
-    """The affine map from `fixed` to `moving` of most mutual information (Mattes et al. 2003).
+    """Return the affine map from `fixed` to `moving` of most mutual information (Mattes et al. 2003).
 
     Left and right knees are mirror images: registration begins with `moving` and with its mirror image along depth, and
     the better result is kept. Where `moving` cannot be registered (it is all one value, say) its centre is brought to
@@ -122,7 +122,7 @@ def register_affine(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map
 
 
 def register_contrasts(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Map:
-    """The affine map from `fixed` to `moving`, images of two contrasts, from what lies under the skin.
+    """Return the affine map from `fixed` to `moving`, images of two contrasts, from what lies under the skin.
 
     Information is greatest where the strongest edges meet, and those need not be of one surface: the edge of the knee
     is that of skin and fat in CISS and that of air and skin in DESS. So `register_affine` makes one body fit into the
@@ -279,7 +279,7 @@ def _median_of(images: Sequence[sitk.Image], maps: Sequence[Map], grid: sitk.Ima
 
 def _median(warped: Sequence[np.ndarray], grid: sitk.Image) -> sitk.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # voxels that no volume covers
+        warnings.filterwarnings("ignore", "All-NaN slice encountered")  # voxels that no volume covers
         median = np.nanmedian(warped[:ATLAS_VOLUMES], 0)
     return _like(np.nan_to_num(median, nan=-1.0), grid)
 

@@ -60,12 +60,12 @@ class Readable(Protocol):
 
 
 def count(scan: Readable) -> int:
-    """How many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
+    """Return how many volumes the scan's file holds, see `volume.count`; 1 for a DICOM series."""
     return 1 if scan.series else volume.count(scan.path)
 
 
 def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine, from headers alone, see `volume.read_header`.
+    """Return shape and affine, from headers alone, see `volume.read_header`.
 
     A DICOM series has the axes (column, row, slice) here; `read` may give them another order or direction.
     """
@@ -76,25 +76,27 @@ def read_header(scan: Readable, index: int | None = None) -> tuple[tuple[int, in
 
 
 def doubt_of_place(scan: Readable) -> str | None:
-    """The end of a sentence about a NIfTI file that leaves its place in doubt, see `volume.Placement`; else None."""
+    """Return the end of a sentence about a NIfTI file that leaves its place in doubt, see `volume.Placement`; else
+    None.
+    """
     placement = None if scan.series else volume.placement(scan.path)
     return placement.doubt if placement else None
 
 
 def read(scan: Readable, index: int | None = None) -> Volume:
-    """The voxels, see `volume.read` and `dicom.convert.read`."""
+    """Return the voxels, see `volume.read` and `dicom.convert.read`."""
     if scan.series:
         return convert.read(scan.series)
     return volume.read(scan.path, index)
 
 
 def files(scan: Readable) -> list[str]:
-    """All files of a scan, absolute: one, or the slices of a DICOM series."""
+    """Return all files of a scan, absolute: one, or the slices of a DICOM series."""
     return scan.series.files if scan.series else [os.path.abspath(scan.path)]
 
 
 def find(path: str | os.PathLike, subject: re.Pattern | None = None) -> list[Scan]:
-    """The scans of one domain, in a fixed order.
+    """Return the scans of one domain, in a fixed order.
 
     Args:
         path: a folder, searched recursively for .nii, .nii.gz and .mha (names that begin with a dot are passed over)
@@ -151,7 +153,7 @@ def _in_folder(folder: Path, chosen_by: Sequence[rules.Rule], subject: re.Patter
 
 
 def files_in(folder: Path, subject: re.Pattern | None = None) -> list[Scan]:
-    """The scans of a folder that are files, see `find`."""
+    """Return the scans of a folder that are files, see `find`."""
     paths = volume.files_below(folder)
     stems = Counter(volume.stem(p) for p in paths)
     scans = []

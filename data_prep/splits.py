@@ -35,7 +35,7 @@ class Place:
 
 
 def shuffled(subjects: Iterable[str], seed: int) -> list[str]:
-    """The subjects in an order given by the seed.
+    """Return the subjects in an order given by the seed.
 
     Each subject is placed by a hash of the seed and its own name, so the order of two subjects does not depend on
     who else is there, nor on any library's random numbers.
@@ -58,7 +58,7 @@ def parse(split: Sequence[float]) -> tuple[float, float, float]:
 
 
 def position(subject: str, seed: int) -> int:
-    """A number below 2**32 that grows along the order of `shuffled`, and that no other subject changes."""
+    """Return a number below 2**32 that grows along the order of `shuffled`, and that no other subject changes."""
     return int.from_bytes(_hash(seed, subject)[:4], "big")
 
 

@@ -42,13 +42,13 @@ WORK = re.compile(
 
 
 def partial(out: Path) -> Path:
-    """The working folder of the data set `out`, which is there while a build runs or after one was stopped."""
+    """Return the working folder of the data set `out`, which is there while a build runs or after one was stopped."""
     return out.with_name(out.name + PARTIAL)
 
 
 @contextlib.contextmanager
 def opened(out: Path) -> Iterator[Path]:
-    """The working folder of the data set `out`, for this process alone.
+    """Yield the working folder of the data set `out`, for this process alone.
 
     It is removed when the block ends well, and kept when it does not and shards are done.
 
@@ -79,7 +79,7 @@ def opened(out: Path) -> Iterator[Path]:
 
 
 def fingerprint(key: bytes, task, changed_ns: int | None = None) -> str:
-    """The name of a shard: a keyed hash of the program's version and of the fields of its task (a dataclass).
+    """Return the name of a shard: a keyed hash of the program's version and of the fields of its task (a dataclass).
 
     Args:
         key: of the pseudonyms.
@@ -92,7 +92,7 @@ def fingerprint(key: bytes, task, changed_ns: int | None = None) -> str:
 
 
 def done(folder: Path, name: str) -> dict | None:
-    """The facts of the shard with this fingerprint, when the working folder has it whole."""
+    """Return the facts of the shard with this fingerprint, when the working folder has it whole."""
     facts = folder / (name + FACTS)
     if not facts.exists():
         return None
@@ -106,7 +106,8 @@ def save_facts(shard: Path, facts: dict) -> None:
 
 
 def read_info(folder: Path) -> dict:
-    """The dataset.json of a data set, each of the entries that this program relies on of the form that `build` writes.
+    """Return the dataset.json of a data set, each of the entries that this program relies on of the form that `build`
+    writes.
 
     Raises:
         InputError: it is missing, or is not that.
@@ -143,7 +144,7 @@ def _are_splits(value) -> bool:
 
 
 def are_shards(value) -> bool:
-    """Whether this states shards as `build` and `pair` do: records, bytes, sha256 and, for scans, what each is."""
+    """Return whether it states shards as `build` and `pair` do: records, bytes, sha256 and, for scans, what each is."""
     return isinstance(value, dict) and all(
         _has(facts, {"records": int, "bytes": int, "sha256": str})
         and isinstance(facts.get("scans", []), list)
@@ -180,7 +181,7 @@ class Previous:
     shards: dict[str, Path]
 
     def facts(self, name: str) -> dict | None:
-        """What the data set says about the shard with this fingerprint, when it has it whole."""
+        """Return what the data set says about the shard with this fingerprint, when it has it whole."""
         if name not in self.shards:
             return None
         path = self.shards[name]
@@ -188,7 +189,7 @@ class Previous:
 
 
 def previous(out: Path) -> Previous | None:
-    """The data set at `out`; None where there is none, or none that this program wrote."""
+    """Return the data set at `out`; None where there is none, or none that this program wrote."""
     try:
         info = read_info(out)
     except InputError:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from cyclescan import demo, evaluate, export, report
+from cyclescan import demo, endpoints, evaluate, export, plan, report, translate
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 from data_prep.__main__ import main as data_prep
@@ -20,6 +20,10 @@ MINE = {
     "config": 'model_config_list { config { name: "mine" } }\n',
     "png": "\x89PNG and a picture of mine",
 }
+REFUSED = (
+    r"is not replaced|which a demo would write|is no exported model|must end in \.html|holds files that are no|"
+    r"must be a folder|is no result of a translation|is not of a translation|cannot be written: File exists"
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,11 @@ def calls(run, tmp_path):
     for role in ("predicted", "reference"):
         volume.write(Volume(tiny.head((8, 9, 10), len(role)), np.eye(4)), tmp_path / role / "sub-1.nii.gz")
     pairs = ["--predicted", str(tmp_path / "predicted"), "--reference", str(tmp_path / "reference")]
+    scan = str(tmp_path / "predicted" / "sub-1.nii.gz")
+    # what is not there is read after the output is looked at
+    planned = ["--model", str(run.path), "--direction", "a2b"]
+    planned += ["--mr", "none.nii", "--plan", "none.mrk.json", "--bone", "none.nii", "--xray", "ap.dcm"]
+    domains = ["--a", f"ciss={tmp_path / 'predicted'}", "--b", f"ct={tmp_path / 'reference'}"]
     return {
         "demo": (demo.main, []),
         "phantom": (data_prep, ["phantom", "--subjects", "2", "--shape", "16", "16", "16", "--workers", "1"]),
@@ -41,6 +50,12 @@ def calls(run, tmp_path):
         "evaluate": (evaluate.main, pairs),
         "export": (export.main, ["--run", str(run.path)]),
         "export onnx": (export.main, ["--run", str(run.path), "--onnx"]),
+        "endpoints": (endpoints.main, [*pairs, "--masks", str(tmp_path / "reference")]),
+        "plan": (plan.main, planned),
+        "build": (data_prep, ["build", *domains, "--overwrite"]),
+        "xray": (data_prep, ["phantom", "--subjects", "1", "--shape", "16", "16", "16", "--xray"]),
+        "lesions": (data_prep, ["phantom", "--subjects", "1", "--shape", "16", "16", "16", "--lesions", "1"]),
+        "translate": (translate.main, ["--model", str(run.path), "--direction", "a2b", scan]),
     }
 
 
@@ -62,8 +77,28 @@ def calls(run, tmp_path):
         ("export", "models.config", "."),
         ("export", "a2b/1/variables.json", "."),
         ("export onnx", "onnx/b2a-1.onnx", "."),
+        ("endpoints", "endpoints.json", "."),
+        ("endpoints", "endpoints.csv", "."),
+        ("endpoints", "endpoints.html", "."),
+        ("endpoints", "subjects.tsv", "."),
+        ("endpoints", "figures/femur.svg", "."),
+        ("endpoints", "figures", "."),
+        ("plan", "plan.json", "."),
+        ("plan", "plan.html", "."),
+        ("plan", "pose.tfm", "."),
+        ("plan", "lines.mrk.json", "."),
+        ("plan", "ap.png", "."),
+        ("build", "dataset.json", "."),
+        ("build", "notes.txt", "."),
+        ("build", "mine", "mine"),
+        ("xray", "xray/sub-0001/ap.dcm", "."),
+        ("xray", "xray/sub-0001/truth.json", "."),
+        ("lesions", "lesions/sub-0001.nii.gz", "."),
+        ("translate", "result.nii.gz", "result.nii.gz"),
+        ("translate", "result.json", "result.nii.gz"),
     ],
 )
+@pytest.mark.usefixtures("loaded_once")
 def test_a_file_of_the_user_stays(calls, tmp_path, capsys, command, name, out):
     main, arguments = calls[command]
     folder = tmp_path / "mine"
@@ -74,10 +109,11 @@ def test_a_file_of_the_user_stays(calls, tmp_path, capsys, command, name, out):
     else:
         path.write_text(MINE.get(path.suffix[1:], "mine"))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert main([*arguments, "--out", str(folder / out)]) == 2
+    output = [str(folder / out)] if command in ("plan", "translate") else ["--out", str(folder / out)]
+    assert main([*arguments, *output]) == 2
     said = capsys.readouterr().err
     assert said.count("error: ") == 1
-    assert re.search(r"is not replaced|which a demo would write|is no exported model|must end in \.html", said), said
+    assert re.search(REFUSED, said), said
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 

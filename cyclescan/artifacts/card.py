@@ -32,7 +32,7 @@ LIMITS = [
 
 
 def identity(checksums: dict[str, str]) -> str:
-    """One SHA-256 for a set of files, given each one's: that of the lines `name digest`, sorted by name."""
+    """Return one SHA-256 for a set of files, given each one's: that of the lines `name digest`, sorted by name."""
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(checksums.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -40,7 +40,7 @@ def identity(checksums: dict[str, str]) -> str:
 def describe(
     run: Run, checkpoint: Path, version: int, weights: str | int, window: Sequence[int], max_voxels: int
 ) -> dict:
-    """The card of one version of a model, without the checksums of its files.
+    """Return the card of one version of a model, without the checksums of its files.
 
     Args:
         run: that is exported.

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def checksums(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a checkpoint as it was first written, which says what its networks are."""
+    """Return the SHA-256 of each file of a checkpoint as it was first written, which says what its networks are."""
     facts = facts_of(path)
     return facts.get("sha256_when_whole", facts["sha256"])
 
 
 def load_generator(run: Run, direction: str, weights: str | int = "last") -> keras.Model:
-    """The trained generator of one direction as a Keras model: the running average where the run keeps one.
+    """Return the trained generator of one direction as a Keras model: the running average where the run keeps one.
 
     It computes in float32, also where it was trained in mixed precision and whatever Keras' global policy is, so
     that a translated volume does not depend on either.
@@ -55,7 +55,9 @@ def load_generator(run: Run, direction: str, weights: str | int = "last") -> ker
 
 
 def last_good(run: Run, whole: bool = True) -> int | None:
-    """The step of the last checkpoint that is not damaged, if `whole` one to resume from; None when there is none."""
+    """Return the step of the last checkpoint that is not damaged, if `whole` one to resume from; None when there is
+    none.
+    """
     for step, path in sorted(run.checkpoints.items(), reverse=True):
         try:
             facts = sound_facts(path, run.config)
@@ -101,7 +103,7 @@ def publish(run: Run, folder: str | Path, weights: str | int = "last", direction
 
 
 def load_translator(path: Path, config: Config, direction: str) -> keras.Model:
-    """The network of one checkpoint that translates in one direction: a Keras model in float32.
+    """Return the network of one checkpoint that translates in one direction: a Keras model in float32.
 
     Raises:
         InputError: the checkpoint is damaged, of another config, or has no such network.
@@ -143,7 +145,7 @@ def _with_published(generator: keras.Model, file: Path) -> keras.Model:
 
 
 def facts_of(path: Path) -> dict:
-    """What a checkpoint says about itself."""
+    """Return what a checkpoint says about itself."""
     facts = read_json(path / "checkpoint.json")
     if not (
         isinstance(facts, dict) and isinstance(facts.get("config"), dict) and isinstance(facts.get("sha256"), dict)
@@ -153,7 +155,7 @@ def facts_of(path: Path) -> dict:
 
 
 def sound_facts(path: Path, config: Config) -> dict:
-    """The facts of a checkpoint whose files are what was written, for these settings."""
+    """Return the facts of a checkpoint whose files are what was written, for these settings."""
     facts = facts_of(path)
     version = facts.get("versions", {}).get("cyclescan", "of an earlier version")
     mine, its = config.to_dict(), known_config(facts["config"], path / "checkpoint.json", version).to_dict()
@@ -172,12 +174,12 @@ def sound_facts(path: Path, config: Config) -> dict:
 
 
 def tensorflow_errors() -> tuple[type[Exception], ...]:
-    """What TensorFlow raises where a state cannot be read, or does not fit the networks that it is read into."""
+    """Return what TensorFlow raises where a state cannot be read, or does not fit the networks that it is read into."""
     import tensorflow as tf
 
     return AssertionError, ValueError, tf.errors.OpError
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that is told in many, at most 200 characters."""
+    """Return the first line of an error that is told in many, at most 200 characters."""
     return str(error).strip().splitlines()[0][:200]

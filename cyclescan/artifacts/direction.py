@@ -19,22 +19,22 @@ class Direction(str, Enum):
 
     @property
     def source(self) -> str:
-        """The domain that is translated, "a" or "b"."""
+        """Return the domain that is translated, "a" or "b"."""
         return self.value[0]
 
     @property
     def target(self) -> str:
-        """The domain that is made, "a" or "b"."""
+        """Return the domain that is made, "a" or "b"."""
         return self.value[2]
 
     @property
     def reverse(self) -> Direction:
-        """The way back."""
+        """Return the way back."""
         return Direction(self.value[::-1])
 
     @classmethod
     def parse(cls, text: str) -> Direction:
-        """The direction that a text names.
+        """Return the direction that a text names.
 
         Raises:
             InputError: it is neither "a2b" nor "b2a".

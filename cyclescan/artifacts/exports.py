@@ -23,7 +23,7 @@ OWN_CARD = f"assets.extra/{CARD}"
 
 
 def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
-    """The version folder that `path` means and its own card, checked against its checksums.
+    """Return the version folder that `path` means and its own card, checked against its checksums.
 
     Of a model folder its card, its list of models and its ONNX files are checked too.
 
@@ -80,14 +80,14 @@ def _check_files(folder: Path, checksums: dict[str, str | None]) -> None:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Names of all files below a folder, sorted; hidden ones are left out."""
+    """Return names of all files below a folder, sorted; hidden ones are left out."""
     return sorted(
         p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
     )
 
 
 def versions(folder: str | Path) -> list[int]:
-    """The version numbers below the folder of one direction, ascending."""
+    """Return the version numbers below the folder of one direction, ascending."""
     folder = Path(folder)
     if not folder.is_dir():
         return []

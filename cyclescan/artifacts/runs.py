@@ -61,18 +61,18 @@ class Run:
 
     @property
     def checkpoints(self) -> dict[int, Path]:
-        """The folders of the checkpoints by step, in order."""
+        """Return the folders of the checkpoints by step, in order."""
         found = (self.path / "checkpoints").glob("step-" + 8 * "[0-9]")
         return {int(p.name[5:]): p for p in sorted(found)}
 
     def names(self, direction: str) -> tuple[str, str]:
-        """The names of the source and the target domain of "a2b" or "b2a"."""
+        """Return the names of the source and the target domain of "a2b" or "b2a"."""
         domains = self.data["domains"]
         return domains[direction[0]]["name"], domains[direction[2]]["name"]
 
 
 def is_new(path: str | Path) -> bool:
-    """Whether a folder has nothing of a run in it, nor of anything else, or does not exist."""
+    """Return whether a folder has nothing of a run in it, nor of anything else, or does not exist."""
     path = Path(path)
     return not path.exists() or (path.is_dir() and all(p.name.startswith(".") for p in path.iterdir()))
 
@@ -101,7 +101,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def known_config(values: dict, file: Path, version: str) -> Config:
-    """The settings that a file of an earlier or a later version holds.
+    """Return the settings that a file of an earlier or a later version holds.
 
     Raises:
         InputError: it has settings that this version does not know; the message names the file and its version.
@@ -117,7 +117,7 @@ def known_config(values: dict, file: Path, version: str) -> Config:
 
 
 def find(run: Run, weights: str | int = "last") -> Path:
-    """The folder of a checkpoint: "last", "best" or a step.
+    """Return the folder of a checkpoint: "last", "best" or a step.
 
     Raises:
         InputError: there is no such checkpoint; the message lists those there are.

@@ -11,12 +11,12 @@ FOLDERS = (Path(__file__).parents[1] / "pretrained_models", Path(__file__).paren
 
 
 def names() -> list[str]:
-    """The names of the models that come with cyclescan, sorted."""
+    """Return the names of the models that come with cyclescan, sorted."""
     return sorted({path.parent.name for folder in FOLDERS for path in folder.glob("*/config.json")})
 
 
 def find(name: str) -> Path:
-    """The folder of a model.
+    """Return the folder of a model.
 
     Raises:
         InputError: there is none of this name.

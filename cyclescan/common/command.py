@@ -65,7 +65,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> Any:
-    """A tqdm bar on stderr, silent when the output is no terminal."""
+    """Return a tqdm bar on stderr, silent when the output is no terminal."""
     from tqdm import tqdm
 
     return tqdm(iterable, disable=None, dynamic_ncols=True, **options)

@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 def of_item(error: Exception, item: object) -> InputError:
-    """What failed one item of a batch, as an error that is listed while the other items are done.
+    """Return what failed one item of a batch, as an error that is listed while the other items are done.
 
     An `InputError` stays what it is. Of any other exception the item, its class and the place in the program are said,
     and its traceback goes to the log at debug level. Its own words are not repeated: they may hold what stands in a

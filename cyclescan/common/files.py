@@ -43,13 +43,13 @@ def refuse_foreign(path: str | os.PathLike, is_ours: Callable[[Path], bool], wha
 
 
 def begins_with(path: str | os.PathLike, text: str) -> bool:
-    """Whether a file begins with this text; so a table is known by its columns."""
+    """Return whether a file begins with this text; so a table is known by its columns."""
     with open(path, "rb") as stream:
         return stream.read(len(text.encode())) == text.encode()
 
 
 def states(path: str | os.PathLike, *keys: str) -> bool:
-    """Whether a file is a JSON object with these keys; so a file of facts is known by what it states."""
+    """Return whether a file is a JSON object with these keys; so a file of facts is known by what it states."""
     try:
         value = read_json(path)
     except InputError:
@@ -187,7 +187,7 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def walk(folder: str | os.PathLike) -> Iterator[Path]:
-    """Files below a folder, but for names that begin with a dot, in a fixed order within each folder.
+    """Yield files below a folder, but for names that begin with a dot, in a fixed order within each folder.
 
     Links are followed, each folder is entered once: a loop of links ends.
 
@@ -243,7 +243,7 @@ def read_json(path: str | os.PathLike) -> dict:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes as hexadecimal text."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -11,13 +11,13 @@ MARKS = (rb'<meta name="generator" content="cyclescan', rb"report of a cyclescan
 
 
 def is_ours(path: str | os.PathLike) -> bool:
-    """Whether a file is a page that this program made; pages of versions before 0.3 have no `generator`."""
+    """Return whether a file is a page that this program made; pages of versions before 0.3 have no `generator`."""
     data = Path(path).read_bytes()
     return any(re.search(mark, data[:LOOKED_AT] + data[-LOOKED_AT:]) for mark in MARKS)
 
 
 def render(package: str, template: str, **values: object) -> str:
-    """A page from `template`, a file of `package`, which may include `page.css.j2`; every value is escaped.
+    """Return a page from `template`, a file of `package`, which may include `page.css.j2`; every value is escaped.
 
     Raises:
         jinja2.UndefinedError: the template asks for a value that is not given.

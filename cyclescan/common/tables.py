@@ -12,7 +12,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read(path: Path, needed: Iterable[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table: the number of each one's line, and its cells without blanks around them.
+    """Return the rows of a table: the number of each one's line, and its cells without blanks around them.
 
     Args:
         path: ends in .csv or .tsv; UTF-8, with or without a byte order mark.

@@ -24,7 +24,7 @@ class Group(enum.Enum):
 
     @property
     def title(self) -> str:
-        """The name of the group as a heading has it, such as "losses"."""
+        """Return the name of the group as a heading has it, such as "losses"."""
         return self.name.lower()
 
 

@@ -26,7 +26,7 @@ DEFINITIONS = {
 
 
 def agreement(predicted: Sequence[float], reference: Sequence[float]) -> dict:
-    """Agreement of two measurements of the same subjects.
+    """Return agreement of two measurements of the same subjects.
 
     Args:
         predicted: one value a subject.
@@ -91,7 +91,7 @@ def _icc(a: np.ndarray, b: np.ndarray) -> list[float] | None:
 
 
 def concordance(a: np.ndarray, b: np.ndarray) -> list[float] | None:
-    """Lin's concordance correlation coefficient and the bounds of its 95 % interval; None without any variance.
+    """Return Lin's concordance correlation coefficient and the bounds of its 95 % interval; None without any variance.
 
     Source: Lin 1989, Biometrics 45:255, with the variance as corrected in Biometrics 56:324 (2000).
     """

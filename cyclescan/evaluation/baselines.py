@@ -12,7 +12,7 @@ POOL = 16  # training volumes of the target domain whose intensities are pooled
 
 
 def identity(array: np.ndarray) -> np.ndarray:
-    """The source volume, taken as it is for a volume of the target domain."""
+    """Return the source volume, taken as it is for a volume of the target domain."""
     return array
 
 

@@ -55,7 +55,7 @@ class Regions:
 
     @classmethod
     def of(cls, masks: Sequence[np.ndarray], table: Path | None, reference: str | None) -> Regions:
-        """The regions of a cohort.
+        """Return the regions of a cohort.
 
         Args:
             masks: of all subjects, whole numbers.
@@ -94,7 +94,7 @@ class Regions:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The labels of one subject as whole numbers, int32.
+    """Return the labels of one subject as whole numbers, int32.
 
     Raises:
         InputError: a voxel is no whole number of at least 0.
@@ -109,7 +109,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def measure(scan: Volume, mask: np.ndarray, regions: Regions) -> dict[str, dict[str, float | None]]:
-    """The measures of each region of one scan, by its name.
+    """Return the measures of each region of one scan, by its name.
 
     Args:
         scan: in any orientation and unit.
@@ -174,7 +174,7 @@ def _length_mm(inside: np.ndarray, spacing_mm) -> float:
 
 
 def compare(rows: Sequence[Mapping], sites: Sequence[str]) -> list[dict]:
-    """Agreement of every measure of every region, over all subjects and in each site.
+    """Return agreement of every measure of every region, over all subjects and in each site.
 
     Args:
         rows: one a subject and region, with `region`, `site` and, for each of `MEASURES`, the columns

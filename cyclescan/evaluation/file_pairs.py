@@ -11,7 +11,7 @@ from cyclescan.scans import volume as volumes
 
 
 def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
-    """The files of each role by the name that pairs them: below the folder, without `.nii` or `.nii.gz`.
+    """Return the files of each role by the name that pairs them: below the folder, without `.nii` or `.nii.gz`.
 
     Args:
         given: for each role, such as "predicted" and "reference", a NIfTI file or a folder that is searched for them.
@@ -32,7 +32,7 @@ def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def files(path: Path) -> dict[str, Path]:
-    """NIfTI and .mha files by their name below `path` without suffix; maps of doubt are left out.
+    """Return the NIfTI and .mha files by their name below `path` without suffix; maps of doubt are left out.
 
     Raises:
         InputError: there is none, or two have one name.
@@ -55,7 +55,7 @@ def files(path: Path) -> dict[str, Path]:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
+    """Return the first three names, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -87,5 +87,5 @@ def check_grids(paths: Mapping[str, Path]) -> None:
 
 
 def times(shape: Iterable[int]) -> str:
-    """32x64x64."""
+    """Write a shape as 32x64x64."""
     return "x".join(map(str, shape))

@@ -143,7 +143,7 @@ class _Limits:
 
     @property
     def robust(self) -> tuple[float, float]:
-        """The range of 99.9 % of the voxels; of all where so many have one value."""
+        """Return the range of 99.9 % of the voxels; of all where so many have one value."""
         return self._robust if self._robust[0] < self._robust[1] else self.pair
 
     @property
@@ -246,7 +246,7 @@ def _write_csv(path: Path, rows: list[dict], result: dict) -> None:
 
 
 def table(result: dict) -> str:
-    """The result as a small table of text."""
+    """Return the result as a small table of text."""
     units = {"psnr": "PSNR dB", "mi": "MI nats", "kl_histogram": "KL nats"}
     units |= {"psnr_p999": "PSNR 99.9", "ssim_p999": "SSIM 99.9"}
     width = max(len("volume"), *(len(row["volume"]) for row in result["volumes"]))

@@ -17,7 +17,7 @@ UNIT = "nats"
 
 
 def count(array: np.ndarray, limits: tuple[float, float], bins: int = BINS) -> np.ndarray:
-    """How many voxels fall into each of `bins` equal intervals of `limits`; those beyond it into the end bins."""
+    """Return how many voxels fall into each of `bins` equal intervals of `limits`; the rest into the end bins."""
     low, high = map(float, limits)
     if not low < high:
         raise InputError(f"The histogram range is {low:g} to {high:g}; the second must be larger.")
@@ -25,7 +25,7 @@ def count(array: np.ndarray, limits: tuple[float, float], bins: int = BINS) -> n
 
 
 def kl_divergence(p_counts: np.ndarray, q_counts: np.ndarray, epsilon: float = EPSILON) -> float:
-    """KL(P || Q) = sum P log(P / Q) in nats, with P and Q = (counts / sum + epsilon) / (1 + bins * epsilon).
+    """Return KL(P || Q) = sum P log(P / Q) in nats, with P and Q = (counts / sum + epsilon) / (1 + bins * epsilon).
 
     With `epsilon` > 0 it is never above log((1 + epsilon) / epsilon), 13.8 nats for the default.
 
@@ -46,7 +46,7 @@ def kl_divergence(p_counts: np.ndarray, q_counts: np.ndarray, epsilon: float = E
 def compare(
     input_counts: np.ndarray, generated_counts: np.ndarray, target_counts: np.ndarray, limits: tuple[float, float]
 ) -> dict:
-    """The histograms of one direction with the KL values of the seed and everything that defines them.
+    """Return the histograms of one direction with the KL values of the seed and everything that defines them.
 
     Returns:
         `bins`, `range`, `epsilon`, `unit`, `counts` (lists of input, generated, target) and `kl`:
@@ -63,7 +63,7 @@ def compare(
 
 
 def settings(limits: tuple[float, float], bins: int = BINS) -> dict:
-    """What has to stand beside every KL value."""
+    """Return what has to stand beside every KL value."""
     return {"bins": bins, "range": [float(x) for x in limits], "epsilon": EPSILON, "unit": UNIT}
 
 

@@ -44,13 +44,14 @@ ROBUST_DEFINITIONS = {
 
 
 def mae(predicted: np.ndarray, reference: np.ndarray) -> float:
-    """Mean absolute error, in the unit of the intensities."""
+    """Return the mean absolute error, in the unit of the intensities."""
     predicted, reference = checked_pair(predicted, reference)
     return float(np.abs(predicted - reference).mean())
 
 
 def psnr(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> float:
-    """Peak signal-to-noise ratio in dB: 10 log10(data_range² / mean squared error); infinite when there is no error.
+    """Return the peak signal-to-noise ratio in dB: 10 log10(data_range² / mean squared error); infinite when there is
+    no error.
 
     >>> round(psnr(np.full((4, 4, 4), 0.2), np.zeros((4, 4, 4)), data_range=2.0), 6)
     20.0
@@ -61,7 +62,7 @@ def psnr(predicted: np.ndarray, reference: np.ndarray, data_range: float) -> flo
 
 
 def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float, within: np.ndarray | None = None) -> float:
-    """Structural similarity with a 3-D Gaussian window (Wang et al. 2004), -1 to 1.
+    """Return the structural similarity with a 3-D Gaussian window (Wang et al. 2004), -1 to 1.
 
     `within` a mask (bool), the mean is over its voxels, and windows are mirrored at the border of the volume. Else the
     mean is over the voxels whose whole window lies inside the volume. Where an axis is shorter than the 11 voxels
@@ -84,7 +85,7 @@ def ssim(predicted: np.ndarray, reference: np.ndarray, data_range: float, within
 
 
 def ncc(predicted: np.ndarray, reference: np.ndarray) -> float:
-    """Normalised cross-correlation (Pearson) over all voxels, -1 to 1; 0 where a volume is constant."""
+    """Return the normalised cross-correlation (Pearson) over all voxels, -1 to 1; 0 where a volume is constant."""
     a, b = checked_pair(predicted, reference)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0  # rounding of the mean would give a constant a tiny variance
@@ -99,7 +100,7 @@ def all_metrics(
     histogram_range: tuple[float, float] | None = None,
     within: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Every measure of `NAMES`.
+    """Return every measure of `NAMES`.
 
     Args:
         predicted, reference: (depth, height, width).
@@ -129,7 +130,7 @@ def all_metrics(
 def robust_metrics(
     predicted: np.ndarray, reference: np.ndarray, limits: tuple[float, float], within: np.ndarray | None = None
 ) -> dict[str, float]:
-    """`ROBUST_NAMES`: PSNR and SSIM of both volumes cut to `limits`, whose difference is the data range.
+    """Return `ROBUST_NAMES`: PSNR and SSIM of both volumes cut to `limits`, whose difference is the data range.
 
     Args:
         predicted, reference: (depth, height, width).
@@ -143,7 +144,7 @@ def robust_metrics(
 
 
 def robust_limits(reference: np.ndarray) -> tuple[float, float]:
-    """Between which intensities 99.9 % of the voxels of a volume lie: a hot voxel does not move them."""
+    """Return between which intensities 99.9 % of the voxels of a volume lie: a hot voxel does not move them."""
     low, high = np.percentile(reference, ROBUST_PERCENTILES)
     return float(low), float(high)
 
@@ -154,7 +155,7 @@ def _of_voxels(array: np.ndarray, within: np.ndarray | None) -> np.ndarray:
 
 
 def summarize(rows: Iterable[dict], names: Sequence[str] = NAMES) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and sample standard deviation (n - 1) over volumes; the deviation of a single volume is NaN."""
+    """Return mean and sample standard deviation (n - 1) over volumes; the deviation of a single volume is NaN."""
     rows = list(rows)
     means, deviations = {}, {}
     for name in names:
@@ -166,19 +167,19 @@ def summarize(rows: Iterable[dict], names: Sequence[str] = NAMES) -> tuple[dict[
 
 
 def same_grid(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> bool:
-    """Whether two affines put every voxel of `shape` at the same place, to 5 % of the smallest voxel edge."""
+    """Return whether two affines put every voxel of `shape` at the same place, to 5 % of the smallest voxel edge."""
     return distance_mm(affine, other, shape) <= tolerance_mm(affine)
 
 
 def distance_mm(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """How far apart two affines put a voxel of `shape` at most: that is at a corner."""
+    """Return how far apart two affines put a voxel of `shape` at most: that is at a corner."""
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in shape))])
     apart = corners @ (np.asarray(affine, float) - np.asarray(other, float)).T[:, :3]
     return float(np.linalg.norm(apart, axis=1).max())
 
 
 def tolerance_mm(affine: np.ndarray) -> float:
-    """How far apart voxels on one grid may lie: headers round."""
+    """Return how far apart voxels on one grid may lie: headers round."""
     return GRID_TOLERANCE * float(np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0).min())
 
 

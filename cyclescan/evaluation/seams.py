@@ -29,7 +29,8 @@ class TranslatesByWindows(Protocol):
 
 
 def seam_scores(translator: TranslatesByWindows, array: np.ndarray) -> dict[str, dict[str, float]]:
-    """Seam scores of a model's way and of plain sliding windows, each "mean" and "largest", in shares of the range.
+    """Return the seam scores of a model's way and of plain sliding windows, each "mean" and "largest", in shares of the
+    range.
 
     Args:
         translator: the model.

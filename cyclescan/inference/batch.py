@@ -126,7 +126,7 @@ def translate_files(
             done(path_of(scan), error)
 
     def of(scan: Path | Series) -> TranslateOptions:
-        """The options for one scan: an index is about 4-D files, and others may lie beside them."""
+        """Return the options for one scan: an index is about 4-D files, and others may lie beside them."""
         if options.index is None or (not isinstance(scan, Series) and volumes.count(scan) > 1):
             return options
         return dataclasses.replace(options, index=None)

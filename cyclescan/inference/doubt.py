@@ -21,7 +21,7 @@ PART = 0.75  # of the height and of the width that a cut leaves
 def parts(
     array: np.ndarray, translated: np.ndarray, there: Translate, back: Translate, stride: int, mirrored: bool = False
 ) -> dict:
-    """The parts of which doubt is made, each float32 (depth, height, width), not negative, in units of [-1, 1].
+    """Return the parts of which doubt is made, each float32 (depth, height, width), not negative, in units of [-1, 1].
 
     It takes as long as five translations more.
 
@@ -42,12 +42,12 @@ def parts(
 
 
 def cycle(array: np.ndarray, returned: np.ndarray) -> np.ndarray:
-    """What the way there and back changes: the part "cycle" of a volume and what it became there and back."""
+    """Return what the way there and back changes: the part "cycle" of a volume and what it became there and back."""
     return _smooth(np.abs(returned - array))
 
 
 def doubt(parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The sum of the `parts`, at most 2."""
+    """Return the sum of the `parts`, at most 2."""
     return np.minimum(sum(parts.values()), 2.0)
 
 

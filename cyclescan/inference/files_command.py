@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """What is translated and where to, the same wherever the model is; see `run_with`."""
+    """Add what is translated and where to, the same wherever the model is; see `run_with`."""
     parser.add_argument(
         "input",
         nargs=nargs,

@@ -20,7 +20,7 @@ Job = tuple[Path | Series, Path]
 
 
 def find_jobs(source: str | Path, output: str | Path, nifti: bool = False) -> list[Job]:
-    """Pairs of scan and result for what the user gave.
+    """Return pairs of scan and result for what the user gave.
 
     A folder is searched recursively and its sub-folders are kept; the output, where it lies within, is not searched,
     and maps of doubt are no scans. Results of files (NIfTI, .mha) in a folder end in `.nii.gz`; the result of a DICOM
@@ -106,7 +106,7 @@ def _name(each: Series) -> str:
 
 
 def path_of(scan: Path | Series) -> Path:
-    """The file by which a scan is named."""
+    """Return the file by which a scan is named."""
     return scan.path if isinstance(scan, Series) else scan
 
 
@@ -171,17 +171,17 @@ def _is_ours(sidecar: Path) -> bool:
 
 
 def written_with(output: Path) -> tuple[Path, Path, Path]:
-    """A result and what is, or may be, written beside it."""
+    """Return a result and what is, or may be, written beside it."""
     return output, sidecar_of(output), doubt_of(output)
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON file beside a NIfTI file or beside a folder of DICOM slices."""
+    """Return the JSON file beside a NIfTI file or beside a folder of DICOM slices."""
     return path.with_name(f"{_plain_name(path)}.json")
 
 
 def doubt_of(path: Path) -> Path:
-    """The map of doubt beside a result, a NIfTI file; its JSON file is that of the result."""
+    """Return the map of doubt beside a result, a NIfTI file; its JSON file is that of the result."""
     return path.with_name(f"{_plain_name(path)}{volumes.DOUBT}.nii.gz")
 
 

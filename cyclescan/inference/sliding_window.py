@@ -74,7 +74,7 @@ def check_settings(
 
 
 def stride_of_windows(window: int, overlap: float, multiple: int) -> int:
-    """The largest distance between the starts of two windows, a positive multiple of `multiple` in voxels.
+    """Return the largest distance between the starts of two windows, a positive multiple of `multiple` in voxels.
 
     The overlap that results is at least `overlap`, as far as the multiple allows.
     """
@@ -83,7 +83,7 @@ def stride_of_windows(window: int, overlap: float, multiple: int) -> int:
 
 
 def blending_weights(window: int) -> np.ndarray:
-    """A raised cosine over one window, float64, before windows are normalised: sin^2(pi (i + 1/2) / window).
+    """Return a raised cosine over one window, float64, before windows are normalised: sin^2(pi (i + 1/2) / window).
 
     It is smooth, and positive everywhere: a voxel that only the rim of one window sees gets that window's value.
     """
@@ -91,7 +91,7 @@ def blending_weights(window: int) -> np.ndarray:
 
 
 def plan_axis(size: int, window: int, overlap: float = DEFAULT_OVERLAP, multiple: int = 1) -> AxisPlan:
-    """Where the windows along one axis lie and what they weigh.
+    """Return where the windows along one axis lie and what they weigh.
 
     Args:
         size: voxels of the volume, at least 1.
@@ -114,7 +114,7 @@ def plan_axis(size: int, window: int, overlap: float = DEFAULT_OVERLAP, multiple
 
 
 def reflected(plan: AxisPlan) -> np.ndarray:
-    """The voxel of the volume that each voxel of the padded axis repeats.
+    """Return the voxel of the volume that each voxel of the padded axis repeats.
 
     Mirrored about the centre of the outermost voxel, again and again where the padding is longer than the volume; a
     single voxel is repeated. Equal to `numpy.pad(mode="reflect")`.

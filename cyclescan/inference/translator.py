@@ -50,7 +50,7 @@ class Origin:
 
     @classmethod
     def of_card(cls, card: dict, model: str, kind: str) -> Origin:
-        """The origin of an exported model, given the card of one of its version folders."""
+        """Return the origin of an exported model, given the card of one of its version folders."""
         return cls(
             model=model,
             kind=kind,
@@ -207,12 +207,12 @@ class Translator:
 
     @property
     def version(self) -> str:
-        """The exported version's number, or the name of the run's checkpoint."""
+        """Return the exported version's number, or the name of the run's checkpoint."""
         return self.origin.version
 
     @property
     def stride(self) -> int:
-        """Windows are multiples of it."""
+        """Return the number of voxels that windows are multiples of."""
         return self.config.stride
 
     @property
@@ -225,7 +225,7 @@ class Translator:
 
     @property
     def target_intensity(self) -> dict:
-        """What the scale becomes in the result: the intensity record of the target domain."""
+        """Return what the scale becomes in the result: the intensity record of the target domain."""
         return self._domain(2)["intensity"]
 
     @property
@@ -279,7 +279,7 @@ class Translator:
         return result
 
     def doubt(self, array: np.ndarray, translated: np.ndarray) -> np.ndarray:
-        """How far a translation should be doubted, see `inference.doubt`.
+        """Return how far a translation should be doubted, see `inference.doubt`.
 
         Args:
             array: a prepared volume, as for `translate_array`.
@@ -323,7 +323,7 @@ class Translator:
         return prepared.array, records
 
     def outside(self, volume: Volume, records: list[dict]) -> list[dict] | None:
-        """What is unlike the training scans in a scan and its record from `prepare`, see `guard.outside`.
+        """Return what is unlike the training scans in a scan and its record from `prepare`, see `guard.outside`.
 
         Returns:
             None where the model is older than the guard, and nothing is known.

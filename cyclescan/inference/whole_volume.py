@@ -160,7 +160,7 @@ class _Windows:
         self.count = tf.reduce_prod(self._counts)
 
     def bounds(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """First voxel, and the one after the last, of window number `index`."""
+        """Return the first voxel, and the one after the last, of window number `index`."""
         first = tf.unravel_index(index, self._counts) * self._distance
         return first, tf.minimum(first + self._window, self._size)
 
@@ -208,7 +208,7 @@ class _Evaluation:
             self._affine[norm.name] = tuple(both)
 
     def collect(self, node: _Node, windows: _Windows, report) -> tf.Tensor:
-        """The result of `node` on the whole volume."""
+        """Return the result of `node` on the whole volume."""
 
         def body(index, total):
             first, end = windows.bounds(index)

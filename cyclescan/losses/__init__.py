@@ -35,7 +35,7 @@ TEXTURE_QUANTILE = 0.8
 
 
 def difference(predicted: Tensor, reference: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
-    """Mean absolute ("l1") or squared ("l2") difference; the cycle, identity and pair losses.
+    """Return the mean absolute ("l1") or squared ("l2") difference; the cycle, identity and pair losses.
 
     Args:
         predicted, reference: arrays of one shape.
@@ -49,7 +49,7 @@ def difference(predicted: Tensor, reference: Tensor, kind: str, weight: Tensor |
 
 
 def smoothed(volumes: Tensor, window: int) -> Tensor:
-    """The mean over a cube of `window` voxels (odd) around each voxel, of what lies in the volume."""
+    """Return the mean over a cube of `window` voxels (odd) around each voxel, of what lies in the volume."""
     counts = np.ones((1, 1, 1, 1, 1), np.float32)
     for axis in (1, 2, 3):
         place = np.arange(volumes.shape[axis])
@@ -77,7 +77,8 @@ def _box_mean(volumes: Tensor, window: int) -> Tensor:
 
 
 def noise_sd(volumes: Tensor, plane: tuple[int, int] = (2, 3)) -> Tensor:
-    """The standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each axis.
+    """Return the standard deviation of the noise of each volume, (batch, 1, 1, 1, 1), from the middle half of each
+    axis.
 
     The second difference along the two axes of `plane`, which should be those of the smallest voxels, removes what is
     smooth; of the rest the median absolute value is hardly moved by edges (Immerkaer 1996, with the median; as
@@ -92,7 +93,7 @@ def noise_sd(volumes: Tensor, plane: tuple[int, int] = (2, 3)) -> Tensor:
 
 
 def detail(predicted: Tensor, energies: Tensor, noise_variance: Tensor, weight: Tensor) -> Tensor:
-    """How far the energy of fine detail around each voxel is from what is usual there, as a ratio.
+    """Return how far the energy of fine detail around each voxel is from what is usual there, as a ratio.
 
     The mean absolute logarithm of (energy + noise) / usual energy, summed over the bands of `detail.WINDOWS`. It asks
     for as much detail as real volumes have and leaves to other terms which detail it is (statistics of sub-bands as a
@@ -133,7 +134,7 @@ def _passed(band: int) -> float:
 def texture(
     amplitudes: Tensor, source: Tensor, partner: Tensor, energies: Tensor, noise_variance: Tensor, weight: Tensor
 ) -> Tensor:
-    """How far amplitudes of the source's detail are from those that give it the energy of the partners' texture.
+    """Return how far amplitudes of the source's detail are from those that give it the energy of the partners' texture.
 
     Texture is what real volumes have around a voxel and the mean of them, which registration has brought there, has
     not. The distance to the amplitude that is right there, 0 where there is no texture, is that of a quantile (Koenker
@@ -168,7 +169,7 @@ def _ramp(values: Tensor, ends: Tensor) -> Tensor:
 
 
 def adversarial(logits: Tensor, real: bool, kind: str) -> Tensor:
-    """How far the discriminator's logits are from saying "real" or "generated".
+    """Return how far the discriminator's logits are from saying "real" or "generated".
 
     Args:
         logits: before any sigmoid.
@@ -183,14 +184,14 @@ def adversarial(logits: Tensor, real: bool, kind: str) -> Tensor:
 
 
 def accuracy(real_logits: Tensor, fake_logits: Tensor, kind: str) -> Tensor:
-    """The share of patches, half of them real, that a discriminator judges rightly; `kind` as in `adversarial`."""
+    """Return the share of patches, half of them real, that a discriminator knows; `kind` as in `adversarial`."""
     threshold = 0.5 if kind == "least_squares" else 0.0
     right = [_float32(_float32(real_logits) > threshold), _float32(_float32(fake_logits) <= threshold)]
     return 0.5 * (ops.mean(right[0]) + ops.mean(right[1]))
 
 
 def r1(gradient: Tensor, logits: int) -> Tensor:
-    """Half the squared norm of a discriminator's gradient on real volumes (Mescheder et al. 2018).
+    """Return half the squared norm of a discriminator's gradient on real volumes (Mescheder et al. 2018).
 
     Args:
         gradient: of the sum of all logits to the real volumes, of their shape.
@@ -201,7 +202,7 @@ def r1(gradient: Tensor, logits: int) -> Tensor:
 
 
 def gradient_consistency(source: Tensor, translated: Tensor) -> Tensor:
-    """1 - GC, GC being the mean over the three axes of the correlation of the two gradient fields.
+    """Return 1 - GC, GC being the mean over the three axes of the correlation of the two gradient fields.
 
     In three dimensions the formula of the second report (Hiasa et al. 2018), GC(A, B) = 1/2 {NCC(dA/dx, dB/dx) +
     NCC(dA/dy, dB/dy)}, has a third term and the factor 1/3. Each correlation is over one volume; the result is the

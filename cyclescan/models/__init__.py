@@ -7,7 +7,7 @@ __all__ = ["build_discriminator", "build_generator", "patchgan3d", "unet3d"]
 
 
 def build_generator(config, direction: str, name: str | None = None, seed: int = 0):
-    """The generator of a direction, "a2b" or "b2a", that a `Config` describes; see `unet3d`."""
+    """Return the generator of a direction, "a2b" or "b2a", that a `Config` describes; see `unet3d`."""
     return unet3d(
         levels=config.generator_levels,
         filters=config.generator_filters,
@@ -26,7 +26,7 @@ def build_generator(config, direction: str, name: str | None = None, seed: int =
 
 
 def build_discriminator(config, name: str, seed: int = 0):
-    """The discriminator that a `Config` describes; see `patchgan3d`."""
+    """Return the discriminator that a `Config` describes; see `patchgan3d`."""
     return patchgan3d(
         levels=config.discriminator_levels,
         filters=config.discriminator_filters,

@@ -26,7 +26,7 @@ class Initializers:
 
 
 def instance_norm(x, name: str):
-    """Instance normalisation with scale and offset, equal to `tensorflow_addons.layers.InstanceNormalization`.
+    """Return instance normalisation with scale and offset, equal to `tensorflow_addons.layers.InstanceNormalization`.
 
     Each channel of each volume is brought to mean 0 and variance 1 over its voxels (Ulyanov et al. 2016).
     tensorflow-addons cannot be imported with TensorFlow >= 2.16; its epsilon was 1e-5 where Keras' default is 1e-3.
@@ -46,7 +46,7 @@ def convolution(
     padding: str = "same",
     spectral: bool = False,
 ):
-    """A 3-D convolution of a cubic kernel; without bias where a normalisation follows, which would remove it.
+    """Return a 3-D convolution of a cubic kernel; without bias where a normalisation follows, which would remove it.
 
     `spectral` keeps the largest singular value of its kernel at 1 (Miyato et al. 2018).
     """

@@ -21,7 +21,7 @@ def precision(policy: str) -> Iterator[None]:
 
 
 def calls(model: keras.Model) -> Iterator[tuple[keras.Layer, list]]:
-    """The layers but for the inputs, each after all that it reads, with the Keras tensors it reads."""
+    """Yield the layers but for the inputs, each after all that it reads, with the Keras tensors it reads."""
     for layer in model.layers:
         if not isinstance(layer, layers.InputLayer):
             yield layer, keras.tree.flatten(layer.input)

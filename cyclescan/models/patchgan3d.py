@@ -19,7 +19,7 @@ def patchgan3d(
     seed: int = 0,
     name: str = "discriminator",
 ) -> keras.Model:
-    """A network from (batch, depth, height, width, 1) to one logit per patch, float32 (batch, d, h, w, 1).
+    """Return a network from (batch, depth, height, width, 1) to one logit per patch, float32 (batch, d, h, w, 1).
 
     Args:
         levels: number of halvings; two convolutions of stride 1 follow.

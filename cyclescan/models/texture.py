@@ -22,7 +22,8 @@ BEGINNING = -0.1
 
 
 def carried(image, translated, features, kernel: int):
-    """`translated` with the detail of `image`, times what convolutions make of `features`, on half as fine a grid.
+    """Return `translated` with the detail of `image`, times what convolutions make of `features`, on half as fine a
+    grid.
 
     All in float32 but for the convolutions; layers that every export knows.
     """
@@ -50,7 +51,7 @@ def _mean_around(x, window: int, name: str):
 
 
 def without(generator: keras.Model) -> keras.Model:
-    """The same network up to the translation before texture, and the features that amplitudes are made of.
+    """Return the same network up to the translation before texture, and the features that amplitudes are made of.
 
     Returns:
         The generator itself where it carries no texture; else a model with these two outputs and the same weights.
@@ -62,12 +63,14 @@ def without(generator: keras.Model) -> keras.Model:
 
 
 def heads(generator: keras.Model) -> list:
-    """The variables that amplitudes come from; none where it carries no texture."""
+    """Return the variables that amplitudes come from; none where it carries no texture."""
     convolutions = [layer for layer in generator.layers if layer.name in {f"{name}_conv" for name in NAMES}]
     return [variable for layer in convolutions for variable in layer.trainable_variables]
 
 
 def amplitudes(generator: keras.Model, features):
-    """What the convolutions make of features, (batch, depth, height, width, bands), before what is below 0 is cut."""
+    """Return what the convolutions make of features, (batch, depth, height, width, bands), before what is below 0 is
+    cut.
+    """
     made = [generator.get_layer(f"{n}_up")(generator.get_layer(f"{n}_conv")(features)) for n in NAMES]
     return ops.concatenate(made, axis=-1)

@@ -30,7 +30,7 @@ def unet3d(
     seed: int = 0,
     name: str = "generator",
 ) -> keras.Model:
-    """A network from (batch, depth, height, width, 1) on [-1, 1] to the same shape and range.
+    """Return a network from (batch, depth, height, width, 1) on [-1, 1] to the same shape and range.
 
     Args:
         levels: number of halvings; each axis of the input must be a multiple of 2**levels.
@@ -120,7 +120,7 @@ def unet3d(
 
 
 def head(x, kernel, init, upsampling, at_full_resolution):
-    """The last convolution, to one channel; it doubles the grid where the decoder has stopped at half of it."""
+    """Return the last convolution, to one channel; it doubles the grid where the decoder has stopped at half of it."""
     if at_full_resolution:
         return convolution(x, 1, kernel, init, "head", bias=True)
     if upsampling == "transposed":

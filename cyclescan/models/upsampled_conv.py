@@ -18,7 +18,7 @@ from keras import ops
 
 @functools.cache
 def merging(kernel: int) -> np.ndarray:
-    """How taps on the doubled grid sum to those of the transposed convolution, along one axis.
+    """Return how taps on the doubled grid sum to those of the transposed convolution, along one axis.
 
     Returns:
         (2 m, kernel), of 0 and 1, m being how many coarse voxels an output meets at most. The first of its products
@@ -34,7 +34,7 @@ def merging(kernel: int) -> np.ndarray:
 
 
 def margins(kernel: int) -> tuple[int, int]:
-    """How many coarse voxels before and behind its own an output depends on, along each axis."""
+    """Return how many coarse voxels before and behind its own an output depends on, along each axis."""
     before = (kernel - 1) // 2
     return (before + 1) // 2, (kernel - before) // 2
 
@@ -91,7 +91,7 @@ class UpsampledConv3D(keras.layers.Layer):
         return self._sum(inputs, "same", 1.0)
 
     def valid(self, inputs, scale=1.0):
-        """The same without padding.
+        """Return the same without padding.
 
         Args:
             inputs: as for the layer, with the `margins` of the kernel around the coarse volume and what the kernel

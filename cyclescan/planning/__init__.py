@@ -16,5 +16,5 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 
 
 def moved(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 3) through a (4, 4) matrix."""
+    """Take points (..., 3) through a (4, 4) matrix."""
     return np.asarray(points) @ pose[:3, :3].T + pose[:3, 3]

@@ -22,7 +22,7 @@ NEAR_MM = 5.0  # of the bone: an entry point lies a little outside
 
 
 def read(path: str | Path, scan: Volume, which: str = "femur") -> np.ndarray:
-    """The bone's voxels on the grid of the scan, bool.
+    """Return the bone's voxels on the grid of the scan, bool.
 
     Args:
         path: NIfTI with 0 and one other value, or with the labels of the digital knee.
@@ -67,13 +67,13 @@ def _labelled(labels: Volume, which: str) -> np.ndarray:
 
 
 def surface(mask: np.ndarray, affine_ras: np.ndarray) -> np.ndarray:
-    """Points (n, 3) all over the bone's surface, LPS mm of the scan."""
+    """Return points (n, 3) all over the bone's surface, LPS mm of the scan."""
     rim = np.argwhere(mask & ~ndimage.binary_erosion(mask, border_value=1))
     return moved(FLIP @ affine_ras, rim[:: max(1, len(rim) // SURFACE_POINTS)])
 
 
 def lines_of(lines: tuple[Line, ...], mask: np.ndarray, affine_ras: np.ndarray, path: str | Path) -> list[bool]:
-    """For each line of a plan whether it goes with the bone: at least half of it lies within `NEAR_MM` of it.
+    """Say for each line of a plan whether it goes with the bone: at least half of it lies within `NEAR_MM` of it.
 
     Raises:
         InputError: a line lies outside the scan, or none goes with the bone.

@@ -22,12 +22,12 @@ INCHES, DPI = 4.6, 130
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a picture of this kind."""
+    """Return whether a file is a picture of this kind."""
     return SOFTWARE.encode() in path.read_bytes()[:4096]
 
 
 def overlay(xray: Xray, drr: np.ndarray, lines: Sequence[dict], accepted: bool) -> bytes:
-    """A PNG of three panels.
+    """Return a PNG of three panels.
 
     Args:
         xray: the X-ray.

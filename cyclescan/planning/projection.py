@@ -56,7 +56,7 @@ def _fading(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def coarser(bone: Bone, factor: int) -> Bone:
-    """Means over blocks of `factor` voxels along each axis; what is left over at the ends is empty for the mean."""
+    """Return means over blocks of `factor` voxels along each axis; beyond the ends it is empty for the mean."""
     pads = [(0, -n % factor) for n in bone.density.shape]
     padded = np.pad(bone.density, pads)
     blocks = padded.reshape([k for n in padded.shape for k in (n // factor, factor)])
@@ -92,7 +92,7 @@ class Cloud:
         self.masses = (masses * abs(np.linalg.det(bone.affine[:3, :3]))).astype(np.float32)
 
     def image(self, view: View, pose: np.ndarray) -> np.ndarray:
-        """The line integrals of the bone at a pose, float32 (rows, columns), density times mm.
+        """Return the line integrals of the bone at a pose, float32 (rows, columns), density times mm.
 
         A point goes to the nearest quarter of a pixel; quarters are added up, and what falls outside is left out. What
         a point of mass m adds to a pixel is m over the area that the pixel has at the depth of the point; the cosine of

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import multiprocessing
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -118,7 +117,7 @@ class Agreement:
 
 
 def binned(image: np.ndarray, factor: int) -> np.ndarray:
-    """Means over blocks of pixels; rows and columns left over at the ends are dropped."""
+    """Return means over blocks of pixels; rows and columns left over at the ends are dropped."""
     rows, columns = (n // factor for n in image.shape)
     blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     return blocks.mean((1, 3))
@@ -137,7 +136,7 @@ def _differences(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shifted(vector: np.ndarray, start: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """A pose after a turn about a point of the room and a shift.
+    """Return a pose after a turn about a point of the room and a shift.
 
     Args:
         vector: (6,) the turn as a rotation vector in degrees, and the shift in mm. At 57 mm from the centre a degree
@@ -223,7 +222,7 @@ def _judged(fine: list[tuple[float, np.ndarray]], xrays: Sequence[Xray], measure
 
 
 def verdict(starts: Sequence[Mapping]) -> tuple[float, float, str | None]:
-    """Whether refined starts may be believed.
+    """Return whether refined starts may be believed.
 
     A start counts as a rival of the best where its agreement is at least `RIVAL` of the best's; one that ended in a
     much worse place says nothing about the best place.
@@ -253,7 +252,9 @@ def verdict(starts: Sequence[Mapping]) -> tuple[float, float, str | None]:
 
 
 def distance_mm(pose: np.ndarray, other: np.ndarray, points: np.ndarray, axis: np.ndarray | None = None):
-    """Mean distance of points under two poses; with the axis of a view across it, and, second, along it (else 0)."""
+    """Return the mean distance of points under two poses; with the axis of a view across it, and, second, along it
+    (else 0).
+    """
     difference = moved(other, points) - moved(pose, points)
     if axis is None:
         return float(np.linalg.norm(difference, axis=1).mean()), 0.0
@@ -263,7 +264,7 @@ def distance_mm(pose: np.ndarray, other: np.ndarray, points: np.ndarray, axis: n
 
 
 def search(agreements: dict[Level, Agreement], place, centre, level: Level, step: float, seed: int):
-    """CMA-ES from one place; returns the agreement it ends with and the pose."""
+    """Search by CMA-ES from one place; return the agreement it ends with and the pose."""
     import cma
 
     rng = np.random.default_rng(seed)
@@ -277,12 +278,10 @@ def search(agreements: dict[Level, Agreement], place, centre, level: Level, step
         "randn": lambda *shape: rng.standard_normal(shape),
     }
     agreement = agreements[level]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cma warns of stopping at a tolerance
-        strategy = cma.CMAEvolutionStrategy(np.zeros(6), step, options)
-        while not strategy.stop():
-            vectors = strategy.ask()
-            strategy.tell(vectors, [-agreement(shifted(vector, place, centre)) for vector in vectors])
+    strategy = cma.CMAEvolutionStrategy(np.zeros(6), step, options)
+    while not strategy.stop():
+        vectors = strategy.ask()
+        strategy.tell(vectors, [-agreement(shifted(vector, place, centre)) for vector in vectors])
     vector = strategy.result.xfavorite  # the mean of the last generation: steadier than the luckiest draw
     pose = shifted(vector, place, centre)
     return agreement(pose), pose

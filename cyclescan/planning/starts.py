@@ -21,7 +21,7 @@ MISS_PIXELS = 20.0  # root mean square beyond which landmarks do not fit the X-r
 
 
 def from_header(shape: Sequence[int], affine_ras: np.ndarray) -> np.ndarray:
-    """The pose (4, 4) of a patient who lies straight in the room with the middle of the scan at the isocentre."""
+    """Return the pose (4, 4) of a patient who lies straight, with the middle of the scan at the isocentre."""
     middle = FLIP @ affine_ras @ [*((np.array(shape) - 1) / 2), 1]
     pose = np.eye(4)
     pose[:3, 3] = -middle[:3]
@@ -29,7 +29,7 @@ def from_header(shape: Sequence[int], affine_ras: np.ndarray) -> np.ndarray:
 
 
 def from_landmarks(path: str | Path, xrays: Sequence[Xray], about: np.ndarray) -> tuple[np.ndarray, float]:
-    """The pose whose projected landmarks are closest to where they were seen.
+    """Return the pose whose projected landmarks are closest to where they were seen.
 
     Args:
         path: JSON, `{"landmarks": [{"name": .., "position_lps": [x, y, z], "pixels": {"ap.dcm": [u, v], ..}}, ..]}`;

@@ -41,13 +41,13 @@ class Plan:
     places: tuple[tuple[int, tuple[int, int]], ...]
 
     def moved(self, pose: np.ndarray) -> Plan:
-        """All lines through a (4, 4) LPS matrix."""
+        """Return all lines through a (4, 4) LPS matrix."""
         lines = tuple(Line(line.name, moved(pose, line.points_lps)) for line in self.lines)
         return dataclasses.replace(self, lines=lines)
 
 
 def plan_of(lines: list[Line]) -> Plan:
-    """A plan from lines alone, in LPS."""
+    """Return a plan from lines alone, in LPS."""
     markups = [
         {
             "type": "Line",

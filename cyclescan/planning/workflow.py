@@ -256,7 +256,7 @@ def _write(out: Path, given: _Given, bone: Bone, found: Result, report: dict) ->
 
 
 def tfm(matrix: np.ndarray) -> str:
-    """A (4, 4) LPS matrix as ITK's text file of an affine transform, as 3D Slicer writes one."""
+    """Return a (4, 4) LPS matrix as ITK's text file of an affine transform, as 3D Slicer writes one."""
     numbers: Sequence[float] = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
     parameters = " ".join(repr(float(v)) for v in numbers)
     return (

@@ -47,7 +47,7 @@ class View:
     def of_c_arm(
         cls, sid_mm: float, sod_mm: float, pixel_mm, size, primary_deg=0.0, secondary_deg=0.0, principal_px=None
     ) -> View:
-        """The view of a C-arm in the room, whose origin is the isocentre.
+        """Return the view of a C-arm in the room, whose origin is the isocentre.
 
         Args:
             sid_mm, sod_mm: from the source to the detector, and to the isocentre.
@@ -69,7 +69,7 @@ class View:
 
     @property
     def forward(self) -> np.ndarray:
-        """(3,) unit vector, perpendicular to the detector, away from the source."""
+        """Return the (3,) unit vector, perpendicular to the detector, away from the source."""
         normal = np.cross(self.row, self.column)
         normal = normal / np.linalg.norm(normal)
         return normal * np.sign(normal @ (self.corner - self.source))
@@ -80,34 +80,36 @@ class View:
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
-        """Between columns and between rows."""
+        """Return the distances in mm between columns and between rows."""
         return float(np.linalg.norm(self.column)), float(np.linalg.norm(self.row))
 
     @property
     def matrix(self) -> np.ndarray:
-        """(3, 4): a point to (u w, v w, w), where w is its depth over the distance to the detector."""
+        """Return the (3, 4) matrix that takes a point to (u w, v w, w), where w is its depth over the distance to the
+        detector.
+        """
         inverse = np.linalg.inv(np.stack([self.column, self.row, self.corner - self.source], axis=1))
         return np.concatenate([inverse, -(inverse @ self.source)[:, None]], axis=1)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) in mm to pixels (..., 2)."""
+        """Take points (..., 3) in mm to pixels (..., 2)."""
         homogeneous = np.asarray(points) @ self.matrix[:, :3].T + self.matrix[:, 3]
         return homogeneous[..., :2] / homogeneous[..., 2:]
 
     def seen_from(self, pose: np.ndarray) -> View:
-        """This view in the frame that `pose` (4, 4) maps to that of this view."""
+        """Return this view in the frame that `pose` (4, 4) maps to that of this view."""
         inverse = np.linalg.inv(pose)
         turn = inverse[:3, :3]
         source, corner = moved(inverse, self.source), moved(inverse, self.corner)
         return dataclasses.replace(self, source=source, corner=corner, column=turn @ self.column, row=turn @ self.row)
 
     def binned(self, factor: int) -> View:
-        """The view of an image whose pixels are the means of `factor` by `factor` of this one's."""
+        """Return the view of an image whose pixels are the means of `factor` by `factor` of this one's."""
         size = tuple(n // factor for n in self.size)
         return self._resized(factor, size)
 
     def refined(self, factor: int) -> View:
-        """The view of an image with `factor` by `factor` pixels in the place of each."""
+        """Return the view of an image with `factor` by `factor` pixels in the place of each."""
         return self._resized(1 / factor, tuple(n * factor for n in self.size))
 
     def _resized(self, factor: float, size) -> View:

@@ -42,21 +42,21 @@ class Options:
             body.check_margin(self.crop_body_mm)
 
     def for_scaling(self, scaling: str) -> Options:
-        """These options for scans that are scaled by `scaling`: Hounsfield units have no bias field."""
+        """Return these options for scans that are scaled by `scaling`: Hounsfield units have no bias field."""
         return dataclasses.replace(self, n4=self.n4 and intensity.parse(scaling)[0] != "window_hu")
 
     def to_dict(self) -> dict:
-        """Plain JSON values of what differs from the default."""
+        """Return plain JSON values of what differs from the default."""
         default = Options()
         return {k: v for k, v in dataclasses.asdict(self).items() if v != getattr(default, k)}
 
     @classmethod
     def of(cls, domain: Mapping) -> Options:
-        """The options that an entry of `domains` in dataset.json states; older ones state none."""
+        """Return the options that an entry of `domains` in dataset.json states; older ones state none."""
         return cls(**domain.get("preprocessing", {}))
 
     def sentences(self) -> list[str]:
-        """What a scan must have undergone before it is given to a graph that cannot do these steps."""
+        """Return what a scan must have undergone before it is given to a graph that cannot do these steps."""
         parts = []
         if self.side is not None:
             parts.append(f"shows a {self.side} side, or is the mirror image of the other one")
@@ -119,7 +119,7 @@ def prepare(
 
 
 def prepare_as(volume: Volume, data: Mapping, domain: str) -> tuple[Volume, list[dict]]:
-    """`prepare` a scan as those of a data set were, so that a model trained on them can be given it.
+    """Prepare (see `prepare`) a scan as those of a data set were, so that a model trained on them can be given it.
 
     Args:
         volume: a scan in any orientation.

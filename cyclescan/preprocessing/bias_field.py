@@ -63,7 +63,9 @@ def undo(volume: Volume, record: dict) -> Volume:
 
 
 def field_of(record: dict, shape: Sequence[int]) -> np.ndarray:
-    """The field, float32 of `shape`, positive; beyond the centres of the outermost blocks it stays as it is there."""
+    """Return the field, float32 of `shape`, positive; beyond the centres of the outermost blocks it stays as it is
+    there.
+    """
     log_field = np.asarray(record["log_field"], np.float32).reshape([COEFFICIENTS] * 3)
     for axis, (n, factor, blocks) in enumerate(zip(shape, record["factors"], record["coarse_shape"], strict=True)):
         centres = (np.arange(n) - (factor - 1) / 2) / factor

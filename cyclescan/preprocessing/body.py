@@ -17,7 +17,7 @@ CLOSING_VOXELS = 2  # gaps of this half-width in the surface are closed: bone at
 
 
 def mask(array: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
-    """The body in a scan of any contrast, MR or CT, in any intensity unit.
+    """Return the body in a scan of any contrast, MR or CT, in any intensity unit.
 
     Otsu's threshold of three classes on the square root of the smoothed intensities (air, dark tissue, bright tissue;
     two classes part fat from muscle where fat is bright), the largest connected part of what lies above the lower one,
@@ -65,13 +65,13 @@ def crop(volume: Volume, margin_mm: float) -> tuple[Volume, dict]:
 
 
 def check_margin(margin_mm: float) -> None:
-    """`InputError` unless the margin is a number of at least 0 mm."""
+    """Raise `InputError` unless the margin is a number of at least 0 mm."""
     if not 0 <= margin_mm < math.inf:
         raise InputError(f"The margin around the body is {margin_mm:g} mm; it must be a number of at least 0.")
 
 
 def block_means(array: np.ndarray, factors) -> np.ndarray:
-    """Means of blocks of `factors` voxels, float32; what does not fill a block at the far ends is left out."""
+    """Return means of blocks of `factors` voxels, float32; what does not fill a block at the far ends is left out."""
     counts = [n // f for n, f in zip(array.shape, factors, strict=True)]
     kept = np.asarray(array[tuple(slice(n * f) for n, f in zip(counts, factors, strict=True))], np.float32)
     if max(factors) == 1:

@@ -16,7 +16,7 @@ EVERY = 2  # energies change so slowly that every second one along each axis is 
 
 
 def mean_around(volume: np.ndarray, window: int) -> np.ndarray:
-    """The mean over the cube of `window` voxels (odd) around each voxel, of what lies in the volume.
+    """Return the mean over the cube of `window` voxels (odd) around each voxel, of what lies in the volume.
 
     The same as `losses.smoothed`, for arrays of three axes.
     """
@@ -27,7 +27,7 @@ def mean_around(volume: np.ndarray, window: int) -> np.ndarray:
 
 
 def energies(volume: np.ndarray) -> np.ndarray:
-    """The mean square of each band around each voxel, (depth, height, width, bands), the finest band first."""
+    """Return the mean square of each band around each voxel, (depth, height, width, bands), the finest band first."""
     found, finer = [], np.asarray(volume, np.float32)
     for window in WINDOWS:
         coarser = mean_around(volume, window)
@@ -38,12 +38,14 @@ def energies(volume: np.ndarray) -> np.ndarray:
 
 
 def thinned(array: np.ndarray) -> np.ndarray:
-    """Every `EVERY`th voxel of the first three axes."""
+    """Return every `EVERY`th voxel of the first three axes."""
     return array[::EVERY, ::EVERY, ::EVERY]
 
 
 def on_all_voxels(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """What was `thinned`, on the voxels of a volume of `shape`: each value stands for those that follow it as well."""
+    """Return what was `thinned`, on the voxels of a volume of `shape`: each value stands for those that follow it as
+    well.
+    """
     for axis in range(3):
         array = array.repeat(EVERY, axis)
     depth, height, width = shape

@@ -43,12 +43,12 @@ class Fill:
     air: float
 
     def removed(self, array: np.ndarray) -> np.ndarray:
-        """The scan with air in place of the fill."""
+        """Return the scan with air in place of the fill."""
         return np.where(self.outside, array.dtype.type(self.air), array)
 
 
 def find(array: np.ndarray) -> Fill | None:
-    """What of a scan lies beyond its field of view; None where nothing does.
+    """Return what of a scan lies beyond its field of view; None where nothing does.
 
     It has one value, exactly, in regions that are solid (unions of cubes of `SOLID` voxels) and reach a face of the
     volume, and air was measured as well, or it is brighter than air.
@@ -78,7 +78,9 @@ def find(array: np.ndarray) -> Fill | None:
 
 
 def remove(volume: Volume, filled: Fill) -> tuple[Volume, dict]:
-    """The scan with air in place of the fill, and the record of it, which `restore` passes over: air stays there."""
+    """Return the scan with air in place of the fill, and the record of it, which `restore` passes over: air stays
+    there.
+    """
     share = float(f"{np.mean(filled.outside):.4g}")
     record = {"step": "fill", "share": share, "air": float(f"{filled.air:.6g}")}
     return Volume(filled.removed(volume.array), volume.affine, volume.meta), record

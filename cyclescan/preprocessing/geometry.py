@@ -22,7 +22,7 @@ FWHM_OF_SD = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian
 
 
 def canonical_grid(shape: Sequence[int], affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
-    """The shape and affine that a grid has once `to_canonical` has reordered and flipped its axes."""
+    """Return the shape and affine that a grid has once `to_canonical` has reordered and flipped its axes."""
     change = _to_canonical_orientation(affine)
     depth, height, width = (int(shape[axis]) for axis in np.argsort(change[:, 0]))
     return (depth, height, width), np.asarray(affine) @ nib.orientations.inv_ornt_aff(change, shape)
@@ -82,7 +82,8 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
 
 
 def anti_aliasing(step: np.ndarray | float) -> np.ndarray:
-    """The SD, in old voxels, of the Gaussian along each axis before it gets `step` times coarser; 0 where it does not.
+    """Return the SD, in old voxels, of the Gaussian along each axis before it gets `step` times coarser; 0 where it
+    does not.
 
     Blurring a voxel of full width 1 at half maximum with it gives one of width `step`. At twice as coarse a grid a
     fifth of the amplitude beyond its Nyquist frequency is left, on average, where half of the ratio's excess, as in
@@ -156,7 +157,7 @@ def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
 
 
 def follow(marked: np.ndarray, records: Sequence[dict]) -> np.ndarray:
-    """Voxels that were marked on the canonical grid, on the grid to which the recorded steps lead.
+    """Return voxels that were marked on the canonical grid, on the grid to which the recorded steps lead.
 
     Args:
         marked: bool (depth, height, width).
@@ -179,7 +180,7 @@ def follow(marked: np.ndarray, records: Sequence[dict]) -> np.ndarray:
 
 
 def working_affine(records: list[dict]) -> np.ndarray:
-    """The affine of the grid that the recorded steps lead to."""
+    """Return the affine of the grid that the recorded steps lead to."""
     return np.asarray([r for r in records if "affine_after" in r][-1]["affine_after"])
 
 

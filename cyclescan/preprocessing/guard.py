@@ -73,7 +73,7 @@ MEASURES = {
 
 
 def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
-    """The measures of one scan.
+    """Return the measures of one scan.
 
     Args:
         scan: as it was read, in any orientation; `meta["acquisition"]` holds what is known of its sequence.
@@ -110,7 +110,7 @@ def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
 
 
 def noise_sd(volume: Volume, outside: np.ndarray | None = None) -> float:
-    """The standard deviation of the noise, in the scan's unit, from the middle half of each axis.
+    """Return the standard deviation of the noise, in the scan's unit, from the middle half of each axis.
 
     What lies `outside` the field of view (bool, of the volume's shape) is left out, and what is next to it.
 
@@ -141,7 +141,7 @@ def finest_plane(spacing_mm: Sequence[float]) -> tuple[int, int]:
 
 
 def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]] = ()) -> dict:
-    """The limits of a cohort, robust against a few outliers in it.
+    """Return the limits of a cohort, robust against a few outliers in it.
 
     Args:
         cohort: `measure` of each scan.
@@ -167,7 +167,7 @@ def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
 
 
 def outside(values: Mapping[str, float], cohort: Mapping) -> list[dict]:
-    """The measures of a scan that lie outside the limits of its cohort.
+    """Return the measures of a scan that lie outside the limits of its cohort.
 
     Args:
         values: from `measure`.
@@ -277,7 +277,9 @@ def _distance(joint: Mapping, values: Mapping[str, float]) -> float:
 
 
 def sentence(findings: Sequence[Mapping], most: int | None = None) -> str:
-    """What `outside` found as the end of a sentence, without a full stop; beyond `most` measures only their number."""
+    """Return what `outside` found as the end of a sentence, without a full stop; beyond `most` measures only their
+    number.
+    """
     parts = []
     for finding in findings[:most]:
         about = MEASURES[finding["measure"]]

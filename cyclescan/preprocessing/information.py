@@ -14,7 +14,9 @@ MI_BINS = 32  # few, since the estimate is too high by about (bins - 1)^2 / (2 v
 
 
 def mi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
-    """Mutual information H(A) + H(B) - H(A, B) in nats; each axis of the joint histogram spans its volume's range."""
+    """Return the mutual information H(A) + H(B) - H(A, B) in nats; each axis of the joint histogram spans its volume's
+    range.
+    """
     predicted, reference = checked_pair(predicted, reference)
     joint = np.histogram2d(predicted.ravel(), reference.ravel(), bins=bins)[0] / predicted.size
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
@@ -23,7 +25,9 @@ def mi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> flo
 
 
 def nmi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> float:
-    """Normalised mutual information (H(A) + H(B)) / H(A, B), from 1 (independent) to 2 (one determines the other)."""
+    """Return the normalised mutual information (H(A) + H(B)) / H(A, B), from 1 (independent) to 2 (one determines the
+    other).
+    """
     predicted, reference = checked_pair(predicted, reference)
     if np.ptp(predicted) == 0 or np.ptp(reference) == 0:
         return 1.0  # a constant tells nothing; with two of them the ratio is 0 / 0
@@ -31,7 +35,7 @@ def nmi(predicted: np.ndarray, reference: np.ndarray, bins: int = MI_BINS) -> fl
 
 
 def checked_pair(predicted, reference) -> tuple[np.ndarray, np.ndarray]:
-    """Two volumes as float64.
+    """Return two volumes as float64.
 
     Raises:
         InputError: their shapes differ, one is not 3-D, or a voxel is not finite.

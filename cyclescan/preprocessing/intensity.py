@@ -50,7 +50,7 @@ def parse(scaling: str) -> tuple[str, float, float]:
 
 
 def measure(array: np.ndarray, scaling: str) -> dict:
-    """The intensities that become -1 and 1 (with `soft_percentile`: -1 and `KNEE`).
+    """Return the intensities that become -1 and 1 (with `soft_percentile`: -1 and `KNEE`).
 
     Args:
         array: a whole volume in scanner units or HU.
@@ -97,7 +97,7 @@ def _percentiles(array: np.ndarray, low: float, high: float) -> tuple[float, flo
 
 
 def is_soft(scaling: str) -> bool:
-    """Whether the scale goes on, logarithmically, beyond its upper percentile."""
+    """Return whether the scale goes on, logarithmically, beyond its upper percentile."""
     return scaling.partition(":")[0] == "soft_percentile"
 
 
@@ -115,7 +115,7 @@ def apply(array: np.ndarray, record: dict) -> np.ndarray:
 
 
 def invert(array: np.ndarray, record: dict) -> np.ndarray:
-    """The inverse of `apply` for what it did not clip; float32."""
+    """Return the inverse of `apply` for what it did not clip; float32."""
     low, high = np.float32(record["low"]), np.float32(record["high"])
     scaled = np.asarray(array, np.float32)
     if not is_soft(record["scaling"]):
@@ -128,12 +128,12 @@ def invert(array: np.ndarray, record: dict) -> np.ndarray:
 
 
 def upper(scaling: str) -> float:
-    """Where on the scale the upper limit of a record, "high", lies."""
+    """Return where on the scale the upper limit of a record, "high", lies."""
     return KNEE if is_soft(scaling) else 1.0
 
 
 def of_differences(record: dict) -> dict:
-    """The record whose inverse turns differences on [0, 2], less 1, into the unit of the scan.
+    """Return the record whose inverse turns differences on [0, 2], less 1, into the unit of the scan.
 
     A difference has the unit that the linear part of the scale has.
     """

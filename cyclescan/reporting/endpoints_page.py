@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cyclescan import NOTICE, __version__
 from cyclescan.common import page
-from cyclescan.common.files import replacing, write_text
+from cyclescan.common.files import make_folder, replacing, write_text
 from cyclescan.evaluation import endpoints
 from cyclescan.evaluation.agreement import DEFINITIONS
 from cyclescan.reporting.figures import BLUE, GREY, ORANGE, QUIET, STYLE, SURFACE
@@ -34,7 +34,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
         sites: their names; none where there is one.
         out: an existing folder.
     """
-    (out / "figures").mkdir(exist_ok=True)
+    make_folder(out / "figures")
     regions = []
     for name in dict.fromkeys(row["region"] for row in rows):
         figure = bland_altman([row for row in rows if row["region"] == name], compared, name, sites)
@@ -62,7 +62,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
 
 
 def headline(compared: Sequence[Mapping]) -> list[str]:
-    """One sentence a region: how far the signal of a translation can stand for that of the true scan."""
+    """Return one sentence a region: how far the signal of a translation can stand for that of the true scan."""
     sentences = []
     for row in compared:
         if (row["measure"], row["site"], row["image"]) != ("signal", "all", "predicted") or row["icc"] is None:
@@ -86,7 +86,7 @@ def _grade(low: float) -> str:
 
 
 def bland_altman(rows: Sequence[Mapping], compared: Sequence[Mapping], region: str, sites: Sequence[str]) -> Figure:
-    """Differences against means for each measure, with bias and limits; each site has a marker of its own."""
+    """Draw differences against means for each measure, with bias and limits; each site has a marker of its own."""
     shown = [name for name in PICTURED if any(row.get(f"predicted_{name}") is not None for row in rows)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(shown), 3.1), facecolor=SURFACE, layout="constrained")

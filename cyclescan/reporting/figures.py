@@ -62,7 +62,7 @@ MANY_ROWS = 120  # from here on a running mean is drawn over the single values
 
 
 def planes(case: Case, error_limit: float) -> str:
-    """Three planes through the middle of a test volume, all at one scale of millimetres.
+    """Return three planes through the middle of a test volume, all at one scale of millimetres.
 
     Displayed as radiologists do: superior up; anterior to the left in sagittal and up in axial planes; the patient's
     right on the left.
@@ -134,7 +134,7 @@ def planes(case: Case, error_limit: float) -> str:
 
 
 def error_limit(cases: Sequence[Case]) -> float:
-    """One colour range for the errors of all cases: their 99.5th percentile, rounded up to a tenth."""
+    """Return one colour range for the errors of all cases: their 99.5th percentile, rounded up to a tenth."""
     errors = []
     for case in cases:
         if case.truth is not None:
@@ -146,7 +146,7 @@ def error_limit(cases: Sequence[Case]) -> float:
 
 
 def intensity_histograms(compared: dict, source: str, target: str) -> str:
-    """Input, generated and target intensities of one direction; from `histograms.compare`."""
+    """Draw the input, generated and target intensities of one direction; from `histograms.compare`."""
     edges = np.linspace(compared["range"][0], compared["range"][1], compared["bins"] + 1)
     series = (
         ("input", f"input, {source}", GREY, 1.2),
@@ -173,7 +173,7 @@ def intensity_histograms(compared: dict, source: str, target: str) -> str:
 
 
 def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names: dict[str, str]) -> str | None:
-    """The losses of a run over its steps, in groups of one scale, and the validation score where there is one.
+    """Return the losses of a run over its steps, in groups of one scale, and the validation score where there is one.
 
     Args:
         history: columns of history.csv as floats, NaN where a term was not computed.
@@ -222,7 +222,7 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
 
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
-    """The last logged step of the warm-up, before adversarial and other terms came."""
+    """Return the last logged step of the warm-up, before adversarial and other terms came."""
     parts = [Part(term, direction) for term in all_terms() for direction in DIRECTIONS]
     others = [part.name for part in parts if part.term.counts is Counts.AFTER_WARMUP and part.name in history]
     paired = [part.name for part in parts if part.term is PAIR and part.name in history]

@@ -190,7 +190,7 @@ def _direction(direction: str, names: Mapping[str, str], metrics: dict, cases: l
 
 
 def headline(metrics: dict, compared: dict, target: str) -> tuple[str, str]:
-    """The result of one direction: the number, and the rest of the sentence."""
+    """Return the result of one direction: the number, and the rest of the sentence."""
     if "translated" not in metrics:
         kl, volumes = compared["kl"], metrics["unpaired"]["volumes"]
         return (
@@ -262,7 +262,7 @@ def _curves(run: Run, names: Mapping[str, str]) -> dict | None:
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """The columns of history.csv as floats; NaN where a term was not computed, or where a line was cut off."""
+    """Return the columns of history.csv as floats; NaN where a term was not computed, or where a line was cut off."""
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as stream:
@@ -350,7 +350,7 @@ def display_name(name: str) -> str:
 
 
 def number(value: float | None, decimals: int) -> str:
-    """A number as it is printed, with a true minus sign; a dash for none."""
+    """Return a number as it is printed, with a true minus sign; a dash for none."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -360,7 +360,7 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """42 s, 3 min 5 s, 2 h 3 min."""
+    """Write a duration as 42 s, 3 min 5 s, 2 h 3 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

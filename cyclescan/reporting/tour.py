@@ -22,11 +22,11 @@ class Clock:
         self._last = now
 
     def sum(self, *names: str) -> float:
-        """Seconds of several parts together."""
+        """Return the seconds of several parts together."""
         return round(sum(self.laps[name] for name in names), 1)
 
     def seconds(self) -> dict:
-        """What metrics.json says of the time."""
+        """Return what metrics.json says of the time."""
         return {
             "prepare": self.sum("phantom", "build", "pair"),
             "train": self.sum("train"),
@@ -37,7 +37,7 @@ class Clock:
 
 
 def table(metrics: dict, clock: Clock, out: Path, page: Path) -> str:
-    """What the tour ends with: measures beside doing nothing, times, and where everything is."""
+    """Return what the tour ends with: measures beside doing nothing, times, and where everything is."""
     lines = ["", f"{'':22}{'PSNR dB':>10}{'SSIM':>8}{'MAE':>8}   against the paired truth, on [-1, 1]"]
     for direction, names in (("a2b", "CISS to DESS"), ("b2a", "DESS to CISS")):
         lines.append(names)

@@ -26,12 +26,12 @@ LARGEST_SIDECAR = 2**20  # bytes; what is larger is something else
 
 
 def side_of(text: object) -> str | None:
-    """ "left" or "right" for L, R, left or right in any case; None for anything else."""
+    """Return "left" or "right" for L, R, left or right in any case; None for anything else."""
     return WORDS.get(str(text).strip().lower())
 
 
 def parameters(values: dict) -> dict[str, float]:
-    """The known `PARAMETERS` in our units, from a mapping with BIDS' keys and units; others are left out."""
+    """Return the known `PARAMETERS` in our units, from a mapping with BIDS' keys and units; others are left out."""
     known = {}
     for key, theirs, factor in PARAMETERS:
         value = values.get(theirs)
@@ -41,7 +41,7 @@ def parameters(values: dict) -> dict[str, float]:
 
 
 def beside(path: str | os.PathLike, stem: str) -> dict:
-    """What the name of a NIfTI file and the JSON file beside it say, as facts for `Volume.meta`.
+    """Return what the name of a NIfTI file and the JSON file beside it say, as facts for `Volume.meta`.
 
     Args:
         path: the scan.

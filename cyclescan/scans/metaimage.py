@@ -25,7 +25,7 @@ def is_metaimage(path: str | os.PathLike) -> bool:
 
 
 def read_header(path: str | os.PathLike) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine (RAS+ mm) of the axes (x, y, z) of the file, without reading its voxels.
+    """Return shape and affine (RAS+ mm) of the axes (x, y, z) of the file, without reading its voxels.
 
     Raises:
         InputError: the file is missing or no MetaImage, its voxels lie in another file, it is not 3-D with one value a
@@ -46,7 +46,7 @@ def _grid(path: str | os.PathLike, reader: Any) -> tuple[tuple[int, int, int], n
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels, float32 with the axes (x, y, z) of the file, and the affine.
+    """Return the voxels, float32 with the axes (x, y, z) of the file, and the affine.
 
     Raises:
         InputError: see `read_header`; or the voxels are cut off.

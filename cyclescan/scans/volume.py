@@ -88,7 +88,7 @@ class Volume:
 
     @property
     def axes(self) -> tuple[str, str, str]:
-        """The direction in which each axis grows, for instance ("L", "P", "S")."""
+        """Return the direction in which each axis grows, for instance ("L", "P", "S")."""
         return nib.aff2axcodes(self.affine)
 
 
@@ -110,13 +110,13 @@ class Placement:
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel size in mm along the three array axes of a (4, 4) affine."""
+    """Return the voxel size in mm along the three array axes of a (4, 4) affine."""
     depth, height, width = (float(s) for s in np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
     return depth, height, width
 
 
 def plane(array: np.ndarray, axis: int) -> np.ndarray:
-    """The middle plane across `axis` as it is displayed; the array points to R, S, A.
+    """Return the middle plane across `axis` as it is displayed; the array points to R, S, A.
 
     As radiologists do: superior up; anterior to the left in sagittal and up in axial planes; the patient's right on
     the left.
@@ -128,17 +128,17 @@ def plane(array: np.ndarray, axis: int) -> np.ndarray:
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
-    """Whether the name ends as a NIfTI file's does."""
+    """Return whether the name ends as a NIfTI file's does."""
     return str(path).lower().endswith(SUFFIXES)
 
 
 def is_scan(path: str | os.PathLike) -> bool:
-    """Whether the name ends as that of a file does from which `read` takes a volume: NIfTI, or MetaImage (.mha)."""
+    """Return whether the name ends as that of a file that `read` takes a volume from: NIfTI, or MetaImage (.mha)."""
     return is_nifti(path) or metaimage.is_metaimage(path)
 
 
 def files_below(folder: str | os.PathLike) -> list[Path]:
-    """The files below a folder from which `read` takes scans, in a fixed order; maps of doubt are no scans."""
+    """Return the files below a folder from which `read` takes scans, in a fixed order; maps of doubt are no scans."""
     files = sorted((p for p in walk(folder) if is_scan(p)), key=lambda p: p.relative_to(folder).as_posix())
     scans = [path for path in files if not is_doubt_map(path)]
     if len(scans) < len(files):
@@ -147,7 +147,7 @@ def files_below(folder: str | os.PathLike) -> list[Path]:
 
 
 def stem(path: str | os.PathLike) -> str:
-    """The file's name without `.nii`, `.nii.gz` or `.mha`."""
+    """Return the file's name without `.nii`, `.nii.gz` or `.mha`."""
     name = Path(path).name
     for suffix in reversed(SUFFIXES):
         if name.lower().endswith(suffix):
@@ -156,17 +156,17 @@ def stem(path: str | os.PathLike) -> str:
 
 
 def is_doubt_map(path: str | os.PathLike) -> bool:
-    """Whether name and header of a NIfTI file say that it is the map of doubt of a translation."""
+    """Return whether name and header of a NIfTI file say that it is the map of doubt of a translation."""
     return stem(path).endswith(DOUBT) and descrip_of(path) == synthetic_descrip(DOUBT_MAP)
 
 
 def is_synthetic(path: str | os.PathLike) -> bool:
-    """Whether the header of a NIfTI file says that it is a synthetic image, as `synthetic_descrip` has it."""
+    """Return whether the header of a NIfTI file says that it is a synthetic image, as `synthetic_descrip` has it."""
     return descrip_of(path).startswith(NOTICE.split(",")[0])
 
 
 def descrip_of(path: str | os.PathLike) -> str:
-    """What stands in a file's header; "" where it has none."""
+    """Return what stands in a file's header; "" where it has none."""
     try:
         with _opened(Path(path)) as image:
             return image.header["descrip"].item().decode("ascii", "replace")
@@ -175,7 +175,7 @@ def descrip_of(path: str | os.PathLike) -> str:
 
 
 def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
-    """The (depth, height, width) shape and affine of a scan's file, checked, without reading its voxels.
+    """Return the (depth, height, width) shape and affine of a scan's file, checked, without reading its voxels.
 
     Raises:
         InputError: see `read`.
@@ -189,7 +189,7 @@ def read_header(path: str | os.PathLike, index: int | None = None) -> tuple[tupl
 
 
 def placement(path: str | os.PathLike) -> Placement | None:
-    """Both forms of a NIfTI file's header, for `write` and for a word where they leave its place in doubt.
+    """Return both forms of a NIfTI file's header, for `write` and for a word where they leave its place in doubt.
 
     Returns:
         None for a MetaImage, which says its place once.
@@ -208,7 +208,7 @@ def placement(path: str | os.PathLike) -> Placement | None:
 
 
 def count(path: str | os.PathLike) -> int:
-    """How many volumes a scan's file holds: 1, or the length of its 4-D series; from the header alone.
+    """Return how many volumes a scan's file holds: 1, or the length of its 4-D series; from the header alone.
 
     Raises:
         InputError: see `read`.
@@ -305,7 +305,7 @@ def write(
 
 
 def synthetic_descrip(what: str) -> str:
-    """The header text of every synthetic image: the notice comes first, since a header holds 79 characters."""
+    """Return the header text of every synthetic image: the notice comes first, since a header holds 79 characters."""
     return f"{NOTICE}, {what}"[:79]
 
 

@@ -105,7 +105,7 @@ class ModelClient:
         return self._patiently(lambda: self._predict(signature, typed), _size(array), count)
 
     def status(self) -> dict[int, str]:
-        """The state of each version the server knows: START, LOADING, AVAILABLE, UNLOADING or END.
+        """Return the state of each version the server knows: START, LOADING, AVAILABLE, UNLOADING or END.
 
         Raises:
             InputError: there is no server or no such model.

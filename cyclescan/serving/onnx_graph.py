@@ -37,7 +37,7 @@ def write(generator: keras.Model, path: str | Path, metadata: dict[str, object])
 
 
 def convert(generator: keras.Model, metadata: dict[str, object]):
-    """The generator as a checked `onnx.ModelProto`.
+    """Return the generator as a checked `onnx.ModelProto`.
 
     Args:
         generator: a functional model (n, d, h, w, 1) -> the same, made of the layers of `models.unet3d`.
@@ -112,7 +112,7 @@ class _Graph:
         return self._activate(layer, self._convolve("ConvTranspose", layer, inputs, layer.strides))
 
     def upsampled_convolution(self, layer, inputs: list[str]) -> str:
-        """What the layer stands for: the coarse volume doubled, the fine one beside it, a convolution of both."""
+        """Return what the layer stands for: the coarse volume doubled beside the fine one, and their convolution."""
         coarse, *fine = inputs
         joined = self._double(f"{layer.name}/up", coarse, (2, 2, 2))
         if fine:

@@ -132,7 +132,7 @@ def write_warm_up(folder: Path, model: str, window: Sequence[int]) -> None:
 
 
 def predict_request(model: str, signature: str, inputs: dict[str, np.ndarray], version: int | None = None):
-    """A `PredictRequest` of TensorFlow Serving.
+    """Return a `PredictRequest` of TensorFlow Serving.
 
     Args:
         model: name of the served model.

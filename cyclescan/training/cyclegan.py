@@ -95,7 +95,7 @@ class CycleGAN(tf.Module):
 
     @property
     def adversarial(self) -> bool:
-        """Whether the settings have an adversarial term at all."""
+        """Return whether the settings have an adversarial term at all."""
         return self.config.lambda_adversarial > 0
 
     def state(self) -> tf.train.Checkpoint:

@@ -76,7 +76,7 @@ class Distribution:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Return whether this process is the one that writes."""
         return self.worker == 0
 
     def scope(self):
@@ -113,7 +113,7 @@ class Distribution:
 
     @property
     def replica(self) -> int | tf.Tensor:
-        """Within `run`: the number of the replica among all of them."""
+        """Return, within `run`, the number of the replica among all of them."""
         return tf.distribute.get_replica_context().replica_id_in_sync_group if self.replicas > 1 else 0
 
     def mean(self, values: Any) -> Any:

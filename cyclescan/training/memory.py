@@ -295,7 +295,7 @@ class Need:
 
     @property
     def device(self) -> int:
-        """The bytes on the device, all but the pool."""
+        """Return the bytes on the device, all but the pool."""
         return sum(dataclasses.astuple(self)) - self.pool
 
 

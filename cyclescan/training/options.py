@@ -53,12 +53,12 @@ class TrainOptions:
 
     @property
     def resuming(self) -> bool:
-        """Whether an existing run is to be continued."""
+        """Return whether an existing run is to be continued."""
         return self.resume or self.resume_from is not None
 
     @property
     def of_run(self) -> dict[str, Any]:
-        """What was asked for of that which config.json keeps and a resumed run may change."""
+        """Return what was asked for of that which config.json keeps and a resumed run may change."""
         asked = {key: getattr(self, key) for key in ("minutes", "checkpoint_every", "keep_states", "patience")}
         return {key: value for key, value in asked.items() if value is not None}
 

@@ -55,7 +55,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these records from all others, see `records.fingerprint`."""
+        """Return what tells these records from all others, see `records.fingerprint`."""
         streams = [self._streams[domain] for domain in terms.DOMAINS]
         return records.fingerprint(
             [entry for stream in streams for entry in stream.entries],
@@ -64,7 +64,7 @@ class Source:
 
     @property
     def finest_plane(self) -> tuple[int, int]:
-        """The two axes of a batch whose voxels are smallest, of equal ones the later."""
+        """Return the two axes of a batch whose voxels are smallest, of equal ones the later."""
         return finest_plane(self.about["spacing_mm"])
 
     def batches(self, seed: int, first: int, devices: Distribution) -> Iterator[dict[str, tf.Tensor]]:

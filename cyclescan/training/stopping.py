@@ -35,7 +35,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The name of the signal, such as SIGTERM."""
+        """Return the name of the signal, such as SIGTERM."""
         return signal.Signals(self.signal or 0).name
 
     def note(self, number: int, _frame=None) -> None:

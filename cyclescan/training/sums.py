@@ -12,7 +12,7 @@ from cyclescan.training import private_api
 
 @contextlib.contextmanager
 def in_order() -> Iterator[None]:
-    """Within this context a tape adds the gradients of what was used several times in the order of their making.
+    """Have a tape, in this context, add the gradients of what was used several times in the order of their making.
 
     TensorFlow's own sum (AddN) begins with whichever of three terms or more lies in memory that it may overwrite, which
     depends on which operations have finished by then; so do the last bits, and no run could be repeated.

@@ -44,7 +44,7 @@ class Phase:
 
     @property
     def adversarial(self) -> bool:
-        """Whether the generators listen to the discriminators."""
+        """Return whether the generators listen to the discriminators."""
         return self.discriminators and not self.warmup
 
     @classmethod
@@ -535,7 +535,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its name in history.csv."""
+        """Return its name in history.csv."""
         return self.term.column(self.direction)
 
 

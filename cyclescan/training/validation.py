@@ -92,7 +92,7 @@ class Validation:
 
     @property
     def sources(self) -> dict[str, np.ndarray]:
-        """The volumes that are translated: float32 (SOURCES, depth, height, width) of each domain."""
+        """Return the volumes that are translated: float32 (SOURCES, depth, height, width) of each domain."""
         return {domain: np.stack(volumes) for domain, volumes in self._sources.items()}
 
     def look(self, translators: Mapping) -> dict[str, Seen]:

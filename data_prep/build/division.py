@@ -24,7 +24,7 @@ class Division:
 def divide(
     found: dict[str, list[scans.Scan]], sources: dict[str, list[Source]], key: bytes, request: BuildRequest
 ) -> Division:
-    """The place of every subject.
+    """Return the place of every subject.
 
     Args:
         found: all scans of each domain, which may state splits and sites.
@@ -74,7 +74,7 @@ def divide(
 def chosen_scans(
     sources: dict[str, list[Source]], division: Division, request: BuildRequest
 ) -> dict[tuple[str, str], list[Source]]:
-    """The scans of each (split, domain), in an order that depends on the seed and the subjects' names alone.
+    """Return the scans of each (split, domain), in an order that depends on the seed and the subjects' names alone.
 
     Raises:
         InputError: a domain is left without a training scan.

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def of(written: list[tuple[Task, dict]], request: BuildRequest) -> dict:
-    """The entries `domains`, `splits` and `shards`.
+    """Return the entries `domains`, `splits` and `shards`.
 
     Raises:
         InputError: a domain is left without a training scan.
@@ -30,7 +30,7 @@ def of(written: list[tuple[Task, dict]], request: BuildRequest) -> dict:
 
 
 def failures(written: list[tuple[Task, dict]]) -> list[dict]:
-    """The scans that failed, logged by file and stated without names."""
+    """Return the scans that failed, logged by file and stated without names."""
     failed = []
     for task, outcome in written:
         by_path = {source.path: source for source in task.sources}
@@ -60,7 +60,7 @@ def check_leaks(written: list[tuple[Task, dict]]) -> None:
 
 
 def domain_entry(request: BuildRequest, written: list[tuple[Task, dict]], domain: str) -> dict:
-    """What the data set says of a domain: its name, and what -1 and 1 of a translation into it become."""
+    """Return what the data set says of a domain: its name, and what -1 and 1 of a translation into it become."""
     name = request.names[domain]
     scaling = next(task.scaling for task, _ in written if task.domain == domain)
     training = [outcome for task, outcome in written if (task.split, task.domain) == ("train", domain)]
@@ -79,13 +79,13 @@ def domain_entry(request: BuildRequest, written: list[tuple[Task, dict]], domain
 
 
 def identities(written: list[tuple[Task, dict]], split: str, domain: str) -> list[str]:
-    """The pseudonyms of the subjects whose scans are in a split and domain, in order."""
+    """Return the pseudonyms of the subjects whose scans are in a split and domain, in order."""
     outcomes = [outcome for task, outcome in written if (task.split, task.domain) == (split, domain)]
     return list(dict.fromkeys(about["subject"] for outcome in outcomes for about in outcome["scans"]))
 
 
 def named_shards(written: list[tuple[Task, dict]]) -> dict[str, dict]:
-    """The names of the shards that hold records, now that their number is known, and the outcome of each."""
+    """Return the names of the shards that hold records, now that their number is known, and the outcome of each."""
     names = {}
     for split in SPLITS:
         for domain in DOMAINS:

@@ -19,7 +19,7 @@ AXES = ("depth", "height", "width")
 
 
 def working_spacing(sources: dict[str, list[Source]], given: Sequence[float] | None) -> tuple[float, float, float]:
-    """The voxel size in mm that is given, or else the median of all scans along each axis.
+    """Return the voxel size in mm that is given, or else the median of all scans along each axis.
 
     Raises:
         InputError: what is given is not three positive numbers.
@@ -35,7 +35,7 @@ def working_spacing(sources: dict[str, list[Source]], given: Sequence[float] | N
 
 
 def extent_of(source: Source, spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """The number of voxels of a scan at the working spacing."""
+    """Return the number of voxels of a scan at the working spacing."""
     return tuple(round(n * s / w) for n, s, w in zip(source.shape, source.spacing_mm, spacing_mm, strict=True))
 
 

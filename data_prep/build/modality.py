@@ -25,7 +25,7 @@ TISSUE_HU = (-200.0, 3100.0)
 
 
 def scalings(request: BuildRequest, sources: dict[str, list[Source]]) -> dict[str, str]:
-    """How the intensities of each domain become [-1, 1]: as the request says, else by what its scans are.
+    """Return how the intensities of each domain become [-1, 1]: as the request says, else by what its scans are.
 
     DICOM says it (Modality). Other files are CT when the first ones of them that can be read have air and tissue where
     Hounsfield units have them; where the name of a domain says CT and the values do not, the name counts, with a
@@ -65,7 +65,8 @@ def _by_values(sources: Sequence[Source]) -> bool:
 
 
 def are_hounsfield(array: np.ndarray) -> bool:
-    """Whether the intensities of a scan are Hounsfield units: there is air at -1000, tissue around 0, hardly less.
+    """Return whether the intensities of a scan are Hounsfield units: there is air at -1000, tissue around 0, hardly
+    less.
 
     What a scanner wrote beyond its field of view is one value, and counts for nothing.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import cyclescan
 from cyclescan import records
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import make_folder
+from cyclescan.common.files import make_folder, states
 from cyclescan.scans.volume import CANONICAL_AXES
 from data_prep import graph, layouts, persons, pseudonyms, qc, scans, workspace
 from data_prep.build import entries, grid, modality, shards
@@ -108,7 +108,7 @@ def _check_output(out: Path) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out} is a file; --out must be a folder.")
-    if not (out / workspace.DATASET).exists() and any(out.iterdir()):
+    if not states(out / workspace.DATASET, "schema_version", "shards") and any(out.iterdir()):
         raise InputError(f"{out} holds files that are no data set; give another --out.")
     for path in sorted(out.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and path.name not in workspace.FOLDERS:

@@ -94,32 +94,32 @@ class BuildRequest:
 
     @property
     def names(self) -> dict[str, str]:
-        """The names of the domains by "a" and "b"."""
+        """Return the names of the domains by "a" and "b"."""
         return {"a": self.a[0], "b": self.b[0]}
 
     @property
     def paths(self) -> dict[str, str | os.PathLike]:
-        """What the user gave for the scans of each domain."""
+        """Return what the user gave for the scans of each domain."""
         return {"a": self.a[1], "b": self.b[1]}
 
     @property
     def scalings(self) -> dict[str, str | None]:
-        """How the intensities of each domain become [-1, 1]; None where the scans decide."""
+        """Return how the intensities of each domain become [-1, 1]; None where the scans decide."""
         return {"a": self.scaling_a, "b": self.scaling_b}
 
     @property
     def options(self) -> Options:
-        """Further steps of the preprocessing; checked."""
+        """Return further steps of the preprocessing; checked."""
         return Options(self.n4, self.side, self.crop_body_mm)
 
     @property
     def folder(self) -> Path:
-        """The folder to write."""
+        """Return the folder to write."""
         return Path(self.out)
 
     def identity(self) -> dict:
-        """What decides over the bytes of the data set, for its digest in dataset.json: two requests of one identity
-        make the same data set from the same scans.
+        """Return what decides over the bytes of the data set, for its digest in dataset.json: two requests of one
+        identity make the same data set from the same scans.
         """
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ONLY_HOW}
         if self.subject is None:

@@ -88,7 +88,7 @@ def plan(chosen: dict[tuple[str, str], list[Source]], request: BuildRequest, how
 
 
 def name_of(task: Task, key: bytes, folder: Path, before: workspace.Previous | None) -> str:
-    """The fingerprint of a task, and another one where a scan of its shard is no longer what it was.
+    """Return the fingerprint of a task, and another one where a scan of its shard is no longer what it was.
 
     A scan may change and keep its size and its time of modification, which is all that a fingerprint knows; it cannot
     keep the time that the system notes (ctime). That changes for other reasons, too, so where it is later than the
@@ -155,12 +155,12 @@ def _kept(task: Task, name: str, folder: Path, before: workspace.Previous | None
 
 
 def stated(facts: dict) -> dict:
-    """What the data set says about a shard."""
+    """Return what the data set says about a shard."""
     return {key: facts[key] for key in ("records", "bytes", "sha256", "scans")}
 
 
 def file_of(name: str, folder: Path, before: workspace.Previous | None) -> Path:
-    """Where the shard of a fingerprint is."""
+    """Return where the shard of a fingerprint is."""
     return before.shards[name] if before and name in before.shards else folder / (name + workspace.SHARD)
 
 
@@ -225,5 +225,5 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
 
 
 def usable_cpus() -> int:
-    """The CPUs that this process may use."""
+    """Return the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -49,7 +49,7 @@ class Source:
 def read_headers(
     found: dict[str, list[scans.Scan]], names: dict[str, str], key: bytes, index: int | None
 ) -> tuple[dict[str, list[Source]], list[dict]]:
-    """The scans with a sound header, and an entry of dataset.json for each of the others."""
+    """Return the scans with a sound header, and an entry of dataset.json for each of the others."""
     sources: dict[str, list[Source]] = {}
     failed: list[dict] = []
     for domain, listed in found.items():
@@ -95,7 +95,7 @@ def read_headers(
 
 
 def changed_ns(source: Source) -> int:
-    """When a file of a scan last changed in any way, its size and time of modification included or not (ctime)."""
+    """Return when a file of a scan last changed in any way, even if size and time of modification did not (ctime)."""
     return max(os.stat(file).st_ctime_ns for file in scans.files(source))
 
 

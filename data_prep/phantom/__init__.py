@@ -88,7 +88,8 @@ def make_subject(
 
 
 def lesions_of(seed: int, index: int, rate: float) -> tuple[str, ...]:
-    """The kinds of lesions that subject `index` of a cohort of `seed` and `rate` has; empty for one of the healthy.
+    """Return the kinds of lesions that subject `index` of a cohort of `seed` and `rate` has; empty for one of the
+    healthy.
 
     A kind for which the field of view has no place is left out of the subject.
 
@@ -110,7 +111,8 @@ def draw_pair(
     make: Make | None = None,
     lesion_rate: float | None = None,
 ) -> Subject:
-    """One knee in CISS and DESS for a stream of true pairs, without CT: 0.2 s at 32x64x64 on one core, 0.2 more if ill.
+    """Return one knee in CISS and DESS for a stream of true pairs, without CT: 0.2 s at 32x64x64 on one core, 0.2 more
+    if ill.
 
     Args:
         rng: where everything is drawn from; the same state gives the same knee.
@@ -159,12 +161,12 @@ def _scanned(streams, shape, spacing_mm, make: Make, *, knee=None, lesion=None, 
 
 
 def streams_of(seed: int, index: int) -> list[np.random.Generator]:
-    """The generators of a subject's drawing, knee, scans, a planted lesion and other lesions."""
+    """Return the generators of a subject's drawing, knee, scans, a planted lesion and other lesions."""
     return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(5)]
 
 
 def draw_subject(rng: np.random.Generator, make: Make) -> tuple[object, scanner.Scanner, dict]:
-    """A subject's knee, examination and table of tissues."""
+    """Return a subject's knee, examination and table of tissues."""
     examinations = make.examinations
     return (
         make.draw_knee(rng),
@@ -174,7 +176,9 @@ def draw_subject(rng: np.random.Generator, make: Make) -> tuple[object, scanner.
 
 
 def affine_of(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Voxels to RAS+ mm of a scan whose axes point right, up and to the front; its middle is the origin."""
+    """Return the matrix from voxels to RAS+ mm of a scan whose axes point right, up and to the front; its middle is the
+    origin.
+    """
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     # right, superior, anterior: the first axis is x, the second z and the third y of RAS+
     for axis, row in enumerate((0, 2, 1)):
@@ -237,15 +241,16 @@ def _refuse_foreign(out: Path, subjects: int, types: dict) -> None:
 
 
 def _file(out: Path, scan: str, index: int) -> Path:
-    return out / scan / f"{_name(index)}.nii.gz"
+    return out / scan / f"{name_of(index)}.nii.gz"
 
 
-def _name(index: int) -> str:
+def name_of(index: int) -> str:
+    """Return the name of a cohort's subject: "sub-0001" for the first, of index 0."""
     return f"sub-{index + 1:04d}"
 
 
 def checked_grid(shape, spacing_mm, make: Make) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and spacing as numbers that are allowed; `InputError` where one is not."""
+    """Return shape and spacing as numbers that are allowed; `InputError` where one is not."""
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or min(shape) < SMALLEST or max(shape) > LARGEST:
         raise InputError(
@@ -266,4 +271,4 @@ def _write_subject(out: Path, types: dict, seed: int, shape, spacing_mm, make: M
     for scan, dtype in types.items():
         array = subject.lesion if scan == "lesions" else getattr(subject, scan)
         write(Volume(array, subject.affine), _file(out, scan, index), descrip=DESCRIP, dtype=dtype)
-    return {"participant_id": _name(index), **subject.participant}
+    return {"participant_id": name_of(index), **subject.participant}

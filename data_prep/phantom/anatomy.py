@@ -58,7 +58,7 @@ class Anatomy:
     bone_volume: float = 0.18
 
     def describe(self) -> dict:
-        """What a line of participants.tsv says."""
+        """Return what a line of participants.tsv says."""
         return {
             "side": self.side,
             "size": round(float(np.mean(self.scale)), 4),
@@ -71,7 +71,7 @@ class Anatomy:
 
 
 def draw(rng: np.random.Generator, variation: float = 1.0) -> Anatomy:
-    """A random knee: size +-8 %, rotation +-6 and flexion +-8 degrees, translation +-5 mm, shapes +-10 %.
+    """Return a random knee: size +-8 %, rotation +-6 and flexion +-8 degrees, translation +-5 mm, shapes +-10 %.
 
     `variation` is a factor of all of these.
     """
@@ -126,7 +126,7 @@ class Tissues:
     wet_marrow: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
-        """The prevailing tissue of each voxel as its position in NAMES, uint8; 0 is air."""
+        """Return the prevailing tissue of each voxel as its position in NAMES, uint8; 0 is air."""
         return np.argmax(np.stack([self.fractions[name] for name in NAMES]), axis=0).astype(np.uint8)
 
 
@@ -161,7 +161,8 @@ def build(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -> Tiss
 
 
 def build_bones(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
-    """Fractions as in `Tissues`, each bone for itself with air around it: "femur", "tibia", "fibula" and "patella".
+    """Return fractions as in `Tissues`, each bone for itself with air around it: "femur", "tibia", "fibula" and
+    "patella".
 
     The shapes are those of `build` with a generator in the same state, also where the grid is finer or reaches further.
     """
@@ -176,7 +177,7 @@ def build_bones(anatomy: Anatomy, shape, spacing_mm, rng: np.random.Generator) -
 
 
 def positions_mm(anatomy: Anatomy, points, thigh: bool = False) -> np.ndarray:
-    """Points (..., 3) of the knee's coordinates in mm to the right, up and to the front of the volume's centre.
+    """Return points (..., 3) of the knee's coordinates in mm to the right, up and to the front of the volume's centre.
 
     The smooth warp, which moves shapes by a millimetre or two, is left out.
 
@@ -230,16 +231,16 @@ class _Space:
         self.femur_z = -8 + sine * y + cosine * z
 
     def noise(self, rng, sigma_mm, box: Box | None = None) -> np.ndarray:
-        """Smooth noise of unit SD on the grid or a box of it; `sigma_mm` is a number or one for each axis."""
+        """Draw smooth noise of unit SD on the grid or a box of it; `sigma_mm` is a number or one for each axis."""
         shape = self.shape if box is None else self.x[box].shape
         return smooth_noise(rng, shape, np.asarray(sigma_mm) / np.asarray(self.spacing_mm))
 
     def on_shin(self, y: float, z: float) -> tuple[float, float]:
-        """Where a point (y, z) of the thigh lies for the shin."""
+        """Return where a point (y, z) of the thigh lies for the shin."""
         return _on_shin(self.flexion_deg, y, z)
 
     def box(self, x, y, z, femur=False) -> Box:
-        """Index ranges (even in the plane) that enclose ranges of knee coordinates."""
+        """Return index ranges (even in the plane) that enclose ranges of knee coordinates."""
         steps = (slice(None, None, 3), slice(None, None, 8), slice(None, None, 8))
         coordinates = (self.x, self.femur_y if femur else self.y, self.femur_z if femur else self.z)
         inside = np.ones(coordinates[0][steps].shape, bool)
@@ -272,7 +273,7 @@ class _Painter:
         self.fractions = {name: np.zeros(coarse, np.float32) for name in NAMES}
 
     def cover(self, distance):
-        """The part of a sub-voxel that lies inside.
+        """Return the part of a sub-voxel that lies inside.
 
         A flat boundary crosses a cuboid over a length that grows with the slope of the distance along the long axis of
         the cuboid, through the slices: without it, surfaces that face sideways would be stairs of whole slices.
@@ -287,7 +288,7 @@ class _Painter:
         return np.clip(np.float32(0.5) - distance / slope, 0, 1)
 
     def sheet(self, distance, half_thickness):
-        """As `cover`, for the inside of a sheet that may be thinner than a sub-voxel."""
+        """Do as `cover`, for the inside of a sheet that may be thinner than a sub-voxel."""
         return np.maximum(self.cover(distance) - self.cover(distance + 2 * half_thickness), 0)
 
     def paint(self, box: Box, shares: dict[str, np.ndarray], nested: bool = False) -> None:
@@ -430,7 +431,7 @@ class _Outline:
         self.scale = (radius * radius / np.hypot(radius, slope)).astype(np.float32)
 
     def solid(self, p, middle, half_width):
-        """The outline as a lens around the plane x = middle: distance, first order near the surface.
+        """Return the outline as a lens around the plane x = middle: distance, first order near the surface.
 
         Its section shrinks away from that plane as a superellipse of power 2.5.
         """

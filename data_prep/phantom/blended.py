@@ -113,7 +113,7 @@ class Plan:
     variation: float = 1.0
 
     def draw(self, rng: np.random.Generator) -> Knee:
-        """One person: pose, and proportions around the plan's."""
+        """Return one person: pose, and proportions around the plan's."""
 
         def ratio(spread, count=None):
             spread *= self.variation
@@ -169,7 +169,7 @@ class Knee:
     translation_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def describe(self) -> dict:
-        """What a line of participants.tsv says, in the words of `anatomy.Anatomy.describe`."""
+        """Return what a line of participants.tsv says, in the words of `anatomy.Anatomy.describe`."""
         plan = self.plan
         return {
             "side": self.side,

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
-from data_prep.phantom import SHAPE, write_cohort
+from data_prep.phantom import SHAPE, name_of, write_cohort
 from data_prep.phantom.makes import NAMES
 from data_prep.phantom.montage import refuse_foreign_montage, write_montage
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command line."""
+    """Add the arguments of the command line."""
     parser.add_argument("--out", required=True, help="folder for ciss/, dess/, ct/, labels/ and participants.tsv")
     parser.add_argument("--subjects", type=int, required=True, help="number of knees")
     parser.add_argument(
@@ -59,8 +59,15 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if arguments.montage:
         refuse_foreign_montage(out)
-    if arguments.xray and arguments.make != "A":
-        raise InputError(f"--xray is for knees of make A, not {arguments.make}: only their bones are known one by one.")
+    if arguments.xray:
+        from data_prep.phantom.xray import refuse_foreign_folder, write_xrays
+
+        if arguments.make != "A":
+            raise InputError(
+                f"--xray is for knees of make A, not {arguments.make}: only their bones are known one by one."
+            )
+        for index in range(arguments.subjects):
+            refuse_foreign_folder(out / "xray" / name_of(index))
     names = write_cohort(
         out,
         arguments.subjects,
@@ -72,8 +79,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.lesions,
     )
     if arguments.xray:
-        from data_prep.phantom.xray import write_xrays
-
         write_xrays(out, names, arguments.shape, arguments.spacing_mm, arguments.seed, arguments.workers)
     if arguments.montage:
         write_montage(out, names[:3])

@@ -10,7 +10,8 @@ EXTENT_MM = (96.0, 140.0, 140.0)  # the box that a field varies over; it stays c
 
 
 def smooth_field(rng: np.random.Generator, shape, spacing_mm, knots) -> np.ndarray:
-    """A cubic B-spline field of unit SD, float32, with `knots` random control points along each axis of EXTENT_MM.
+    """Return a cubic B-spline field of unit SD, float32, with `knots` random control points along each axis of
+    EXTENT_MM.
 
     It is a function of millimetres about the centre of the volume: the same generator gives the same field on every
     grid.
@@ -27,7 +28,9 @@ def smooth_field(rng: np.random.Generator, shape, spacing_mm, knots) -> np.ndarr
 
 
 def smooth_noise(rng: np.random.Generator, shape, sigma) -> np.ndarray:
-    """Gaussian noise of unit SD, low-passed with SD `sigma` (in voxels of each axis), float32; drawn voxel by voxel."""
+    """Draw Gaussian noise of unit SD, low-passed with SD `sigma` (in voxels of each axis), float32; drawn voxel by
+    voxel.
+    """
     noise = rng.standard_normal(shape, np.float32)
     for axis, s in enumerate(sigma):
         if s > 0.3 and noise.size:

@@ -184,7 +184,7 @@ WITHIN = 0.25  # examinations of one make lie this far around its own noise, coi
 
 
 def named(name: str, seed: int = 0) -> Make:
-    """The make that a command line names; `seed` is the cohort's and matters for "random" alone.
+    """Return the make that a command line names; `seed` is the cohort's and matters for "random" alone.
 
     Raises:
         InputError: there is no such make.
@@ -197,13 +197,13 @@ def named(name: str, seed: int = 0) -> Make:
 
 
 def random(seed: int) -> Make:
-    """The random make of a cohort's seed."""
+    """Return the random make of a cohort's seed."""
     # apart from the seeds of subjects, which are (seed, index)
     return draw(np.random.default_rng(np.random.SeedSequence([seed], spawn_key=(1, 1))))
 
 
 def draw(rng: np.random.Generator) -> Make:
-    """A make within the ranges above."""
+    """Return a make within the ranges above."""
     plan = blended.Plan(form="sweeps", skin_mm=_skin(rng), bellies=_bellies(rng), **_all(rng, PLAN))
     exponent = _one(rng, "spoiling", SEQUENCES["spoiling"])
     return Make(

@@ -36,7 +36,7 @@ COLOURS = {
 
 
 def refuse_foreign_montage(folder: Path) -> None:
-    """`InputError` where FOLDER/montage.png is there and `write_montage` did not make it."""
+    """Raise `InputError` where FOLDER/montage.png is there and `write_montage` did not make it."""
     refuse_foreign(folder / NAME, lambda path: SOFTWARE.encode() in path.read_bytes()[:4096], "montage of knees")
 
 

@@ -45,7 +45,7 @@ class NowhereError(ValueError):
 
 
 def has_lesions(seed: int, index: int, rate: float) -> bool:
-    """Whether subject `index` of the cohort of `seed` is one of the share `rate` that has lesions.
+    """Return whether subject `index` of the cohort of `seed` is one of the share `rate` that has lesions.
 
     The numbers index * golden ratio + a number of the seed, modulo 1, are as even as can be: of N subjects in a row the
     share differs from the rate by little more than 1 / N, although nobody depends on N.
@@ -55,7 +55,7 @@ def has_lesions(seed: int, index: int, rate: float) -> bool:
 
 
 def draw(rng: np.random.Generator) -> tuple[str, ...]:
-    """The kinds of one person with lesions: one to four of `KINDS`, in the order in which they are tried."""
+    """Return the kinds of one person with lesions: one to four of `KINDS`, in the order in which they are tried."""
     order = rng.permutation(list(KINDS))
     return tuple(str(kind) for kind in order[: int(rng.choice((1, 2, 3, 4), p=(0.3, 0.3, 0.25, 0.15)))])
 
@@ -109,18 +109,18 @@ class Scene:
         )
 
     def copy(self) -> Scene:
-        """The same, to be changed on trial; landmarks that were computed are shared."""
+        """Return the same, to be changed on trial; landmarks that were computed are shared."""
         other = Scene.__new__(Scene)
         other.__dict__.update(self.__dict__)
         other.fractions = dict(self.fractions)
         return other
 
     def tissues(self) -> Tissues:
-        """What has become of the knee."""
+        """Return what has become of the knee."""
         return dataclasses.replace(self._healthy, fractions=self.fractions, wet_marrow=self.wet_marrow)
 
     def difference(self, other: Scene) -> np.ndarray:
-        """The share of each voxel in which two scenes differ."""
+        """Return the share of each voxel in which two scenes differ."""
         changed = [name for name, f in self.fractions.items() if f is not other.fractions[name]]
         total = sum((np.abs(self.fractions[name] - other.fractions[name]) for name in changed), start=np.float32(0))
         return np.broadcast_to(np.float32(0.5) * total, self.shape).astype(np.float32)
@@ -128,12 +128,14 @@ class Scene:
     # --- where things are ---
 
     def amount(self, *names: str) -> np.ndarray:
-        """What tissues have of each voxel, in the healthy knee."""
+        """Return what tissues have of each voxel, in the healthy knee."""
         return sum(self._healthy.fractions[name] for name in names)
 
     @functools.cached_property
     def bones(self) -> dict[str, np.ndarray]:
-        """Marrow of "femur", "tibia" and "patella": the largest pieces above, below and in front of the joint."""
+        """Return the marrow of "femur", "tibia" and "patella": the largest pieces above, below and in front of the
+        joint.
+        """
         pieces, count = ndimage.label(self.amount(*MARROW) > 0.5)
         if not count:
             return {}
@@ -155,30 +157,30 @@ class Scene:
 
     @functools.cached_property
     def joint_mm(self) -> np.ndarray:
-        """The middle of the menisci."""
+        """Return the middle of the menisci."""
         index = self._index_of_joint()
         return (index - (np.array(self.shape) - 1) / 2) * self.spacing_mm
 
     def bone(self, name: str) -> np.ndarray:
-        """Marrow of one bone; `NowhereError` if it is out of the field of view."""
+        """Return the marrow of one bone; `NowhereError` if it is out of the field of view."""
         if name not in self.bones:
             raise NowhereError
         return self.bones[name]
 
     def away_from(self, there: np.ndarray) -> np.ndarray:
-        """Distance of each voxel from the nearest one where `there` holds, mm."""
+        """Return the distance of each voxel from the nearest one where `there` holds, mm."""
         if not there.any():
             raise NowhereError
         return ndimage.distance_transform_edt(~there, sampling=self.spacing_mm).astype(np.float32)
 
     @functools.cached_property
     def depth_mm(self) -> np.ndarray:
-        """Under the skin; the border of the field of view counts as inside."""
+        """Return how deep each voxel lies under the skin, mm; the border of the field of view counts as inside."""
         air = self.amount("air") > 0.5
         return self.away_from(air) if air.any() else np.full(self.shape, 50, np.float32)
 
     def place(self, likely: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A point (mm) in a voxel drawn by weights; voxels under half the largest weight are left out."""
+        """Return a point (mm) in a voxel drawn by weights; voxels under half the largest weight are left out."""
         likely = np.where(likely > 0.5 * likely.max(), likely, 0).astype(np.float64).ravel()
         if likely.sum() <= 1e-6:
             raise NowhereError
@@ -188,11 +190,12 @@ class Scene:
     # --- shapes ---
 
     def rough(self, rng: np.random.Generator) -> np.ndarray:
-        """Smooth noise of unit SD with features of about 8 mm: what makes edges irregular."""
+        """Draw smooth noise of unit SD with features of about 8 mm: what makes edges irregular."""
         return smooth_field(rng, self.shape, self.spacing_mm, (14, 20, 20))
 
     def blob(self, centre, radii, rng: np.random.Generator, rough: float = 0.22, soft_mm: float = 0.0) -> np.ndarray:
-        """The share of each voxel in a turned ellipsoid (radii in mm, the second along the leg) with an irregular edge.
+        """Return the share of each voxel in a turned ellipsoid (radii in mm, the second along the leg) with an
+        irregular edge.
 
         `soft_mm` is the width over which it fades out; 0 for a sharp edge, which only the voxels blur.
         """

@@ -61,7 +61,7 @@ class Ranges:
 
 
 def draw(rng: np.random.Generator, ranges: Ranges | None = None) -> Scanner:
-    """A random examination: noise, coil, shim and gain of each scan."""
+    """Return a random examination: noise, coil, shim and gain of each scan."""
     ranges = ranges or Ranges()
     return Scanner(
         df_sd_hz=float(rng.uniform(*ranges.df_sd_hz)),
@@ -78,7 +78,9 @@ def draw(rng: np.random.Generator, ranges: Ranges | None = None) -> Scanner:
 def draw_tissues(
     rng: np.random.Generator, table: dict[str, Tissue] = signals.TISSUES, ranges: Ranges | None = None
 ) -> dict[str, Tissue]:
-    """One subject's tissues around those of the make: log-normal T1 (6 % for A), T2 (10 %) and PD (3 %), normal HU."""
+    """Return one subject's tissues around those of the make: log-normal T1 (6 % for A), T2 (10 %) and PD (3 %), normal
+    HU.
+    """
     spreads = (ranges or Ranges()).relaxation_sd
     result = {}
     for name, t in table.items():
@@ -99,7 +101,7 @@ def draw_tissues(
 
 
 def field_maps(scanner: Scanner, air: np.ndarray, spacing_mm, rng: np.random.Generator):
-    """Smooth random off-resonance (Hz, clipped to +-100) and transmit field B1 (1 is nominal), float32.
+    """Draw smooth random off-resonance (Hz, clipped to +-100) and transmit field B1 (1 is nominal), float32.
 
     Off-resonance is larger near the skin, where susceptibility changes.
 
@@ -165,13 +167,13 @@ def acquire(
 
 
 def add_noise(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Complex Gaussian noise of SD `sigma` on each real channel, before any magnitude is taken."""
+    """Add complex Gaussian noise of SD `sigma` on each real channel, before any magnitude is taken."""
     noise = rng.standard_normal((*signal.shape, 2), np.float32).view(np.complex64)[..., 0]
     return signal.astype(np.complex64) + np.float32(sigma) * noise
 
 
 def slice_profile(signal: np.ndarray, spacing_mm: float, thickness_mm: float | None) -> np.ndarray:
-    """What a slice thicker than the slice spacing adds to the blur of the voxel itself.
+    """Return what a slice thicker than the slice spacing adds to the blur of the voxel itself.
 
     Tissue fractions are means over the voxel, so a slice as thick as the spacing, or thinner, adds nothing. A thicker
     one (overlapping slices) is a Gaussian whose variance is the difference of the two box profiles'.

@@ -79,7 +79,7 @@ class Tissue:
 
 # one parameter for each column of the table of tissues
 def tissue(pd, t1, t2, r2p, d, s1, s2, fat, hu, hu_sd, fat_t1=371.0, fat_t2=133.0) -> Tissue:
-    """A row of a table as it is written down: diffusion in 1e-3 mm^2/s, the rest in the units of `Tissue`."""
+    """Return a row of a table as it is written down: diffusion in 1e-3 mm^2/s, the rest in the units of `Tissue`."""
     return Tissue(pd, t1, t2, r2p, d * 1e-3, s1, s2, fat, fat_t1, fat_t2, hu, hu_sd)
 
 
@@ -111,7 +111,7 @@ TRABECULAR_HU = 1400.0  # added per bone volume fraction
 
 
 def bssfp(t1_ms, t2_ms, df_hz, tr_ms, te_ms, flip_deg, phase_increment_rad=np.pi, r2_prime=0.0):
-    """Complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model).
+    """Return the complex signal of balanced SSFP at the echo time, per unit of proton density (elliptical model).
 
     R2' multiplies by exp(-R2' TR/2): both main modes of the off-resonance profile decay by half a TR.
     """
@@ -130,7 +130,7 @@ def bssfp(t1_ms, t2_ms, df_hz, tr_ms, te_ms, flip_deg, phase_increment_rad=np.pi
 
 
 def dess_echoes(t1_ms, t2_ms, df_hz, tr_ms, te1_ms, flip_deg, r2_prime=0.0):
-    """Complex signals of the two DESS echoes, per unit of proton density (the form that cannot overflow).
+    """Return the complex signals of the two DESS echoes, per unit of proton density (the form that cannot overflow).
 
     Returns:
         S1 (FISP) at TE1 and S2 (PSIF) at TE2 = TR - TE1.
@@ -154,7 +154,7 @@ def dess_echoes(t1_ms, t2_ms, df_hz, tr_ms, te1_ms, flip_deg, r2_prime=0.0):
 
 
 def dess_limits(t1_ms, t2_ms, tr_ms, flip_deg):
-    """S+ just after and S- just before the pulse, per unit of proton density."""
+    """Return S+ just after and S- just before the pulse, per unit of proton density."""
     alpha = np.deg2rad(flip_deg)
     e1, e2 = np.exp(-tr_ms / t1_ms), np.exp(-tr_ms / t2_ms)
     p, q = 1 - e1 * np.cos(alpha), e1 - np.cos(alpha)
@@ -163,18 +163,18 @@ def dess_limits(t1_ms, t2_ms, tr_ms, flip_deg):
 
 
 def water_excitation(df_hz, order: int = 1, tau_ms: float = WATER_EXCITATION_TAU_MS):
-    """Signed factor cos(pi df tau)^n on the flip angle of a binomial pulse; 1 for order 0."""
+    """Return the signed factor cos(pi df tau)^n on the flip angle of a binomial pulse; 1 for order 0."""
     return np.cos(np.pi * np.asarray(df_hz) * tau_ms * 1e-3) ** order
 
 
 def exact_flip_deg(flip_deg, df_hz, tau_ms: float = WATER_EXCITATION_TAU_MS):
-    """Effective flip of a 1-1 pulse: sin(beta/2) = sin(alpha/2) |cos(pi df tau)|."""
+    """Return the effective flip of a 1-1 pulse: sin(beta/2) = sin(alpha/2) |cos(pi df tau)|."""
     factor = np.abs(water_excitation(df_hz, 1, tau_ms))
     return 2 * np.rad2deg(np.arcsin(np.sin(np.deg2rad(flip_deg) / 2) * factor))
 
 
 def ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
-    """The two balanced acquisitions, RF alternating and constant, complex."""
+    """Return the two balanced acquisitions, RF alternating and constant, complex."""
     flip = protocol.flip_deg * b1
     return tuple(
         bssfp(t1_ms, t2_ms, df_hz, protocol.tr_ms, protocol.te_ms, flip, increment, r2_prime)
@@ -183,7 +183,7 @@ def ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
 
 
 def combine(first, second, combination: str = "max"):
-    """One image from two complex ones: "max" of the magnitudes, or "rss", the root of the sum of their squares.
+    """Return one image from two complex ones: "max" of the magnitudes, or "rss", the root of the sum of their squares.
 
     CISS takes either (its two cycles), DESS the root of the sum of squares (its two echoes).
 
@@ -199,7 +199,7 @@ def combine(first, second, combination: str = "max"):
 
 
 def dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
-    """The two DESS echoes after water excitation, complex; a flip of negative sign turns the phase by pi."""
+    """Return the two DESS echoes after water excitation, complex; a flip of negative sign turns the phase by pi."""
     factor = water_excitation(df_hz, protocol.water_excitation)
     flip = protocol.flip_deg * b1 * np.abs(factor)
     first, second = dess_echoes(t1_ms, t2_ms, df_hz, protocol.tr_ms, protocol.te1_ms, flip, r2_prime)
@@ -208,28 +208,28 @@ def dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
 
 
 def fat_ciss_cycles(t1_ms, t2_ms, df_hz, protocol: Ciss, b1=1.0, r2_prime=0.0):
-    """As `ciss_cycles`, for the eight peaks of fat; one peak alone would make fat brighter than fluid."""
+    """Do as `ciss_cycles`, for the eight peaks of fat; one peak alone would make fat brighter than fluid."""
     shifts = np.asarray(df_hz)[..., None] + FAT_PPM * F0_MHZ
     cycles = ciss_cycles(t1_ms, t2_ms, shifts, protocol, np.asarray(b1)[..., None], r2_prime)
     return tuple((cycle * FAT_AMPLITUDE).sum(-1) for cycle in cycles)
 
 
 def fat_dess_excited(t1_ms, t2_ms, df_hz, protocol: Dess, b1=1.0, r2_prime=0.0):
-    """As `dess_excited`, for the eight peaks of fat."""
+    """Do as `dess_excited`, for the eight peaks of fat."""
     shifts = np.asarray(df_hz)[..., None] + FAT_PPM * F0_MHZ
     echoes = dess_excited(t1_ms, t2_ms, shifts, protocol, np.asarray(b1)[..., None], r2_prime)
     return tuple((echo * FAT_AMPLITUDE).sum(-1) for echo in echoes)
 
 
 def tissue_cycles(tissue: Tissue, df_hz, b1, protocol: Ciss):
-    """The two CISS cycles of a tissue, water and fat together, complex."""
+    """Return the two CISS cycles of a tissue, water and fat together, complex."""
     water = ciss_cycles(tissue.t1_ms, tissue.t2_ms, df_hz, protocol, b1, tissue.r2_prime)
     fat = _fat(fat_ciss_cycles, tissue, df_hz, b1, protocol)
     return tuple(tissue.pd_water * w + f for w, f in zip(water, fat, strict=True))
 
 
 def tissue_echoes(tissue: Tissue, df_hz, b1, protocol: Dess):
-    """The two DESS echoes of a tissue, water and fat together, complex."""
+    """Return the two DESS echoes of a tissue, water and fat together, complex."""
     first, second = dess_excited(tissue.t1_ms, tissue.t2_ms, df_hz, protocol, b1, tissue.r2_prime)
     if protocol.diffusion:
         first, second = first * tissue.diffusion_s1, second * tissue.diffusion_s2
@@ -247,7 +247,7 @@ def _fat(function, tissue: Tissue, df_hz, b1, protocol):
 
 @functools.lru_cache(maxsize=64)
 def diffusion_factors(t1_ms: float, t2_ms: float, diffusion_mm2_s: float, protocol: Dess = DESS) -> tuple:
-    """S(D)/S(0) of the two DESS echoes by extended phase graphs with diffusion (Weigel 2015).
+    """Return S(D)/S(0) of the two DESS echoes by extended phase graphs with diffusion (Weigel 2015).
 
     The readout between the two echoes leaves one cycle of dephasing per pixel (SPOILER_RAD_PER_MM) in each TR; a
     state of order n that becomes m loses D times the integral of k^2: n^2 before TE1, m^2 after TE2 and the mean

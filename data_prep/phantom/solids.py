@@ -31,11 +31,13 @@ class Solid:
     width: np.ndarray
 
     def cover(self, offset: float | np.ndarray = 0.0) -> np.ndarray:
-        """The share of each voxel inside the solid grown by `offset` mm."""
+        """Return the share of each voxel inside the solid grown by `offset` mm."""
         return np.clip(np.float32(0.5) - (self.distance - offset) / self.width, 0, 1)
 
     def sheet(self, half: float | np.ndarray, offset: float | np.ndarray = 0.0) -> np.ndarray:
-        """The share within `half` mm of the surface grown by `offset`, right for sheets thinner than a voxel, too."""
+        """Return the share within `half` mm of the surface grown by `offset`, right for sheets thinner than a voxel,
+        too.
+        """
         return self.cover(offset + half) - self.cover(offset - half)
 
 
@@ -56,7 +58,7 @@ def realise(box: Box, field: np.ndarray, spacing_mm: Sequence[float]) -> Solid:
 
 
 def superquadric(p: Point, centre, radii, exponent: float) -> np.ndarray:
-    """(|x/a|^e + |y/b|^e + |z/c|^e)^(1/e) = 1; 2 is an ellipsoid, above it grows towards a box."""
+    """Return the solid (|x/a|^e + |y/b|^e + |z/c|^e)^(1/e) = 1; 2 is an ellipsoid, above it grows towards a box."""
     if exponent == 2:
         return ellipsoid(p, centre, radii)
     total, gradient = np.float32(0), np.float32(0)
@@ -70,7 +72,7 @@ def superquadric(p: Point, centre, radii, exponent: float) -> np.ndarray:
 
 
 def ellipsoid(p: Point, centre, radii) -> np.ndarray:
-    """As `superquadric` with exponent 2, four times faster."""
+    """Do as `superquadric` with exponent 2, four times faster."""
     total, gradient = np.float32(0), np.float32(0)
     for v, c, r in zip(p, centre, radii, strict=True):
         q = (v - np.float32(c)) * np.float32(1 / r)
@@ -82,7 +84,7 @@ def ellipsoid(p: Point, centre, radii) -> np.ndarray:
 
 
 def tube(p: Point, points, radii, flat: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Swept along a chain of points, with a radius at each; `flat` are factors of its section along x, y and z."""
+    """Return a chain of points swept with a radius at each; `flat` are factors of its section along x, y and z."""
     stretched = [v * np.float32(1 / f) for v, f in zip(p, flat, strict=True)]
     points = [[c / f for c, f in zip(point, flat, strict=True)] for point in points]
     distance = None
@@ -98,7 +100,7 @@ def tube(p: Point, points, radii, flat: tuple[float, float, float] = (1.0, 1.0, 
 
 
 def union(parts: Sequence[np.ndarray], blend_mm: float) -> np.ndarray:
-    """All parts, blended where they lie within about `blend_mm` of each other."""
+    """Return all parts, blended where they lie within about `blend_mm` of each other."""
     least = parts[0]
     for part in parts[1:]:
         least = np.minimum(least, part)
@@ -107,12 +109,12 @@ def union(parts: Sequence[np.ndarray], blend_mm: float) -> np.ndarray:
 
 
 def without(body: np.ndarray, tool: np.ndarray, blend_mm: float) -> np.ndarray:
-    """The body less the tool, with a rounded edge."""
+    """Return the body less the tool, with a rounded edge."""
     return -union([-body, tool], blend_mm)
 
 
 def ramp(value, low: float, high: float):
-    """0 below `low`, 1 above `high`, smooth between."""
+    """Return 0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -149,11 +151,11 @@ class Grid:
 
     @property
     def everything(self) -> Box:
-        """The box of the whole grid."""
+        """Return the box of the whole grid."""
         return tuple(slice(0, n) for n in self.shape)
 
     def box(self, low, high, margin_mm: float = 6.0) -> Box:
-        """Index ranges that enclose a range of knee coordinates; empty where it lies outside."""
+        """Return index ranges that enclose a range of knee coordinates; empty where it lies outside."""
         steps = tuple(max(1, round(4 / s)) for s in self.spacing_mm)
         strided = tuple(slice(None, None, step) for step in steps)
         inside = True
@@ -170,15 +172,15 @@ class Grid:
         return tuple(result)
 
     def at(self, box: Box) -> Point:
-        """Coordinates of a box."""
+        """Return the coordinates of a box."""
         return tuple(v[box] for v in self.points)
 
     def solid(self, box: Box, field: np.ndarray) -> Solid:
-        """`realise` on this grid."""
+        """Return `realise` on this grid."""
         return realise(box, field, self.spacing_mm)
 
     def noise(self, rng: np.random.Generator, sigma_mm, box: Box | None = None) -> np.ndarray:
-        """Smooth noise of unit SD; `sigma_mm` is a number or one for each axis."""
+        """Draw smooth noise of unit SD; `sigma_mm` is a number or one for each axis."""
         shape = self.shape if box is None else tuple(s.stop - s.start for s in box)
         return smooth_noise(rng, shape, np.broadcast_to(sigma_mm, 3) / np.asarray(self.spacing_mm))
 
@@ -201,9 +203,9 @@ class Canvas:
             there[self.names.index(name)] += share
 
     def limb(self, box: Box) -> np.ndarray:
-        """The share of each voxel that is not air."""
+        """Return the share of each voxel that is not air."""
         return 1 - self.shares[(self.names.index("air"), *box)]
 
     def fractions(self) -> dict[str, np.ndarray]:
-        """The share of each tissue, adding up to 1."""
+        """Return the share of each tissue, adding up to 1."""
         return dict(zip(self.names, self.shares, strict=True))

@@ -92,13 +92,13 @@ class Device:
     step_mm: float = 0.7
 
     def rays(self, angle_deg: float) -> tuple[np.ndarray, np.ndarray]:
-        """The source (3,) and the pixels (rows, columns, 3) of the view at a primary angle, LPS mm of the room."""
+        """Return the source (3,) and the pixels (rows, columns, 3) of the view at a primary angle, LPS mm."""
         source, middle, right, down = _c_arm(angle_deg)
         steps = (np.arange(self.pixels) - (self.pixels - 1) / 2) * self.pixel_mm
         return source, middle + steps[:, None, None] * down + steps[None, :, None] * right
 
     def project(self, angle_deg: float, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) of the room to pixels (column, row) of the view at a primary angle."""
+        """Take points (..., 3) of the room to pixels (column, row) of the view at a primary angle."""
         source, middle, right, down = _c_arm(angle_deg)
         forward = (middle - source) / SID_MM
         rays = np.asarray(points) - source
@@ -139,7 +139,7 @@ def make_xrays(
     index: int = 0,
     device: Device = DEVICE,
 ) -> Radiographs:
-    """X-rays of the knee of make A that `make_subject` scans with the same arguments.
+    """Return X-rays of the knee of make A that `make_subject` scans with the same arguments.
 
     Raises:
         InputError: the shape or spacing is not allowed.
@@ -199,7 +199,7 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def moved(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 3) through a (4, 4) matrix."""
+    """Take points (..., 3) through a (4, 4) matrix."""
     return points @ pose[:3, :3].T + pose[:3, 3]
 
 
@@ -291,7 +291,9 @@ class _Solid:
         return cls(np.pad(density[box], 1), to_index)
 
     def straight_integral(self, pose: np.ndarray, source: np.ndarray, targets: np.ndarray, step_mm: float):
-        """Along the rays from `source` (3,) to `targets` (..., 3) through the solid at a pose, density times cm."""
+        """Return, along the rays from `source` (3,) to `targets` (..., 3) through the solid at a pose, density times
+        cm.
+        """
         to_index = self.to_index @ np.linalg.inv(pose)
         start, ray = moved(to_index, source), (targets - source) @ to_index[:3, :3].T
         # where each ray, of which 0 is the source and 1 the pixel, enters and leaves the grid
@@ -312,7 +314,7 @@ class _Solid:
         return result
 
     def integral(self, to_scan: Mapping3, source: np.ndarray, targets: np.ndarray, step_mm: float) -> np.ndarray:
-        """The same where the way from the room to the scan bends."""
+        """Return the same where the way from the room to the scan bends."""
         reach = float(np.linalg.norm(np.array(self.density.shape) / np.abs(self.to_index[:3, :3]).sum(1))) / 2
         direction = targets - source
         direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
@@ -356,7 +358,7 @@ class _Drill:
         return cls(line[0] - DRILL_DEPTH_MM * outwards, outwards)
 
     def chord(self, source: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Length of each ray inside the cylinder, cm."""
+        """Return the length of each ray inside the cylinder, cm."""
         direction = targets - source
         direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
         offset = source - self.tip

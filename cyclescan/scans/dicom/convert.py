@@ -22,7 +22,7 @@ SAME_PLACE = 0.02  # voxels; NIfTI's float32 is far finer
 
 
 def read(series: Series) -> Volume:
-    """The voxels of a series.
+    """Return the voxels of a series.
 
     The axes are columns, rows from the last to the first, and slices along their normal: NIfTI's custom for slices of
     DICOM, in which dcm2niix writes them too.
@@ -63,7 +63,7 @@ def read(series: Series) -> Volume:
 
 
 def order_of(affine: np.ndarray, shape: tuple[int, ...], expected: np.ndarray, series: Series) -> np.ndarray:
-    """How the axes of a volume on a series' grid run along the slices' own (column, row, slice).
+    """Return how the axes of a volume on a series' grid run along the slices' own (column, row, slice).
 
     Returns:
         nibabel's (axis, direction) rows that bring the volume's array onto the slices' grid.

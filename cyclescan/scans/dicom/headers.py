@@ -113,7 +113,8 @@ class Slice:
 
 
 def read_slices(path: str) -> list[tuple[tuple[str, str, str], Slice]]:
-    """The slices of one file, each with (PatientID, StudyInstanceUID, SeriesInstanceUID); [] for what is no image.
+    """Return the slices of one file, each with (PatientID, StudyInstanceUID, SeriesInstanceUID); [] for what is no
+    image.
 
     Raises:
         InputError: the file cannot be read.

@@ -60,7 +60,8 @@ class Stored:
 
 
 def check(path: str, file: Opened) -> Stored:
-    """How the pixels are stored, from the header alone; the stream of `file` stands at their element, and is moved.
+    """Return how the pixels are stored, from the header alone; the stream of `file` stands at their element, and is
+    moved.
 
     Raises:
         InputError: they are absent, cut off, coloured, or coded in a way that is not read.
@@ -146,7 +147,7 @@ def _check_coding(path: str, syntax: str, stored: Stored) -> None:
 
 
 def frames(path: str, file: Opened) -> Iterator[np.ndarray]:
-    """The stored numbers of each frame in the order of the file, (rows, columns).
+    """Yield the stored numbers of each frame in the order of the file, (rows, columns).
 
     Raises:
         InputError: see `check`; or the file is damaged.

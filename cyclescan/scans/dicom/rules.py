@@ -27,7 +27,7 @@ class Rule:
     value: str
 
     def holds(self, text: str) -> bool:
-        """Whether a header's value, as text, is what the rule asks for. Numbers are equal as numbers."""
+        """Return whether a header's value, as text, is what the rule asks for. Numbers are equal as numbers."""
         if self.operator == "~":
             return re.search(self.value, text, re.IGNORECASE) is not None
         if text.casefold() == self.value.casefold():
@@ -74,7 +74,8 @@ def _parse(text: str) -> Rule:
 
 
 def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathLike) -> list[Series]:
-    """The series for which all rules hold; without rules, those that can be a scan, one for each subject and study.
+    """Return the series for which all rules hold; without rules, those that can be a scan, one for each subject and
+    study.
 
     Without rules, localizers and single slices are passed over. A series with a problem is chosen like any other, so
     that it fails by itself when it is read.
@@ -116,17 +117,17 @@ def choose(found: Sequence[Series], rules: Sequence[Rule], place: str | os.PathL
 
 
 def is_candidate(series: Series) -> bool:
-    """Whether a series may be a scan: no localizer, and no single picture that came with the examination."""
+    """Return whether a series may be a scan: no localizer, and no single picture that came with the examination."""
     return not series.is_localizer and (len(series.slices) > 1 or series.slices[0].problem is not None)
 
 
 def value_of(series: Series, keyword: str) -> str:
-    """A value of the series' first header as text, "" where there is none."""
+    """Return a value of the series' first header as text, "" where there is none."""
     return series.facts[keyword] if keyword in series.facts else read_value(series.slices[0].path, keyword)
 
 
 def listing(found: Sequence[Series]) -> str:
-    """The series as a reader of a sentence can tell them apart."""
+    """Return the series as a reader of a sentence can tell them apart."""
     names = []
     for series in found[:LISTED]:
         facts = series.facts

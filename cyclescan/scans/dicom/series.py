@@ -89,17 +89,17 @@ class Series:
 
     @property
     def path(self) -> Path:
-        """Its first file, by which sentences name it."""
+        """Return its first file, by which sentences name it."""
         return Path(self.slices[0].path)
 
     @property
     def files(self) -> list[str]:
-        """Its files, each once, in the order of the slices."""
+        """Return its files, each once, in the order of the slices."""
         return list(dict.fromkeys(s.path for s in self.slices))
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What the header of its first slice says, by DICOM keyword; nothing that identifies a person."""
+        """Return what the header of its first slice says, by DICOM keyword; nothing that identifies a person."""
         return dict(self.slices[0].facts)
 
     @property
@@ -108,7 +108,7 @@ class Series:
 
     @property
     def meta(self) -> dict:
-        """What the headers say of how the scan was made, as facts for `Volume.meta`; see `acquisition.beside`."""
+        """Return what the headers say of how the scan was made, for `Volume.meta`; see `acquisition.beside`."""
         # in BIDS' units: DICOM has milliseconds
         stated = {key: _factor(self.facts.get(key), factor) for key, factor in _BIDS_FACTORS.items()}
         sides = (acquisition.side_of(self.facts.get(key)) for key in acquisition.LATERALITY)
@@ -117,13 +117,13 @@ class Series:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Columns, rows, slices: the order of the axes of `affine`."""
+        """Return the numbers of columns, rows, slices: the order of the axes of `affine`."""
         rows, columns = self.slices[0].size
         return columns, rows, len(self.slices)
 
     @property
     def affine(self) -> np.ndarray:
-        """Maps (column, row, slice) to RAS+ mm; float64 (4, 4).
+        """Return the map from (column, row, slice) to RAS+ mm; float64 (4, 4).
 
         Raises:
             InputError: the series has a problem.
@@ -140,7 +140,7 @@ class Series:
 
     @property
     def mappings(self) -> list[Mapping]:
-        """What the stored numbers of each slice mean.
+        """Return what the stored numbers of each slice mean.
 
         Raises:
             InputError: its headers do not say.
@@ -148,7 +148,7 @@ class Series:
         return _mappings(self.slices)
 
     def check(self) -> None:
-        """`InputError` with the series' problem, if it has one."""
+        """Raise `InputError` with the series' problem, if it has one."""
         if self.problem:
             raise InputError(self.problem)
 
@@ -166,7 +166,7 @@ def _factor(text: str | None, factor: float) -> float | None:
 
 
 def find(path: str | os.PathLike) -> list[Series]:
-    """All series of a DICOM file or of the DICOM files below a folder, in a fixed order.
+    """Return all series of a DICOM file or of the DICOM files below a folder, in a fixed order.
 
     A file that cannot be read as DICOM, though its name or its first bytes say that it is, makes a series of its own
     with a problem. Objects without pixels (DICOMDIR, reports, structures) are passed over.
@@ -183,7 +183,7 @@ def find(path: str | os.PathLike) -> list[Series]:
 
 
 def broken(path: str | os.PathLike, problem: str) -> Series:
-    """A series of which nothing is known but why it cannot be used."""
+    """Return a series of which nothing is known but why it cannot be used."""
     return Series((Slice(os.path.abspath(path), problem=problem),), "", "", "", problem)
 
 

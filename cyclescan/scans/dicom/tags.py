@@ -51,7 +51,7 @@ class Opened:
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Whether a file is DICOM: `DICM` after a preamble of 128 bytes, or, in old exports, group 8 at once."""
+    """Return whether a file is DICOM: `DICM` after a preamble of 128 bytes, or, in old exports, group 8 at once."""
     try:
         if not os.path.isfile(path):  # a pipe would be waited for
             return False
@@ -74,11 +74,12 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
 
 @contextlib.contextmanager
 def lenient() -> Iterator[None]:
-    """pydicom without its warnings about values that break a rule: scanners write them, and we check what we use."""
+    """Silence pydicom's warnings of values that break a rule: scanners write them, and we check what we use."""
     from pydicom import config
 
     with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
+        # by their origin, not by message: messages hold the values, and with them a name
+        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
         logger = logging.getLogger("pydicom")
         before, logger.disabled = logger.disabled, True
         try:
@@ -140,7 +141,7 @@ def _open(stream: BinaryIO, keywords: list[str]) -> Opened:
 
 
 def read_value(path: str, keyword: str) -> str:
-    """One value of a file's header as text, "" where there is none or the file cannot be read."""
+    """Return one value of a file's header as text, "" where there is none or the file cannot be read."""
     import pydicom
 
     try:
@@ -152,13 +153,15 @@ def read_value(path: str, keyword: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a sentence, if it is made of numbers: a damaged tag may hold the bytes of another, such as a name."""
+    """Return a value for a sentence, if it is made of numbers: a damaged tag may hold the bytes of another, such as a
+    name.
+    """
     text = str(value)[:60]
     return text if re.fullmatch(r"[-+\d.,eE\s\\\[\]']+|nan|\[nan.*", text) else "(no numbers)"
 
 
 def number_of(dataset: pydicom.Dataset | None, name: str) -> float | None:
-    """A finite number of a header, None where there is none."""
+    """Return a finite number of a header, None where there is none."""
     try:
         number = float(dataset.get(name)) if dataset is not None else math.nan
     except (TypeError, ValueError):
@@ -167,13 +170,13 @@ def number_of(dataset: pydicom.Dataset | None, name: str) -> float | None:
 
 
 def whole_of(dataset: pydicom.Dataset | None, name: str) -> int | None:
-    """A number of a header without what follows its point, None where there is none."""
+    """Return a number of a header without what follows its point, None where there is none."""
     number = number_of(dataset, name)
     return None if number is None else int(number)
 
 
 def text_of(dataset: pydicom.Dataset | None, name: str) -> str:
-    """A value as text, several joined by a backslash; "" where there is none."""
+    """Return a value as text, several joined by a backslash; "" where there is none."""
     value = dataset.get(name) if dataset is not None else None
     if value is None:
         return ""
@@ -183,7 +186,9 @@ def text_of(dataset: pydicom.Dataset | None, name: str) -> str:
 
 
 def is_legible(dataset: pydicom.Dataset, text: str) -> bool:
-    """Whether it is known which letters a text of this dataset has: all ASCII, or of a character set that it states."""
+    """Return whether it is known which letters a text of this dataset has: all ASCII, or of a character set that it
+    states.
+    """
     if text.isascii():
         return True
     from pydicom.charset import default_encoding, python_encoding
@@ -197,12 +202,12 @@ def is_legible(dataset: pydicom.Dataset, text: str) -> bool:
 
 
 def legible(dataset: pydicom.Dataset, text: str) -> str:
-    """A text for people to read: a question mark stands for each letter that nobody knows."""
+    """Return a text for people to read: a question mark stands for each letter that nobody knows."""
     return text if is_legible(dataset, text) else text.encode("ascii", "replace").decode()
 
 
 def items_of(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom.Dataset]:
-    """The items of a sequence; none where it is absent, or something else under a damaged tag."""
+    """Return the items of a sequence; none where it is absent, or something else under a damaged tag."""
     import pydicom
 
     items = dataset.get(sequence) if dataset is not None else None
@@ -210,5 +215,5 @@ def items_of(dataset: pydicom.Dataset | None, sequence: str) -> Sequence[pydicom
 
 
 def first_of(dataset: pydicom.Dataset | None, sequence: str) -> pydicom.Dataset | None:
-    """The first item of a sequence, None where there is none."""
+    """Return the first item of a sequence, None where there is none."""
     return next(iter(items_of(dataset, sequence)), None)

@@ -49,7 +49,7 @@ class Mapping:
         return self.table is None and (self.slope, self.intercept) == (1.0, 0.0)
 
     def apply(self, stored: np.ndarray, name: str) -> np.ndarray:
-        """The values of stored numbers, float64; or what was given where they are the same.
+        """Return the values of stored numbers, float64; or what was given where they are the same.
 
         Raises:
             InputError: a number lies outside the reach; it names the file `name`.
@@ -73,7 +73,7 @@ def _numbers_of(table: bytes) -> np.ndarray:
 
 
 def modality(name: str, places: Sequence[pydicom.Dataset | None], signed: bool, little: bool) -> Mapping | None:
-    """The modality transform of a slice, None where its header has none.
+    """Return the modality transform of a slice, None where its header has none.
 
     Args:
         name: the file, for sentences.
@@ -102,7 +102,7 @@ def _line(name: str, keyword: str, slope: float, intercept: float) -> Mapping:
 
 
 def real_world(name: str, places: Sequence[pydicom.Dataset | None], signed: bool) -> Mapping | None:
-    """The first Real World Value Mapping of a slice, None where its header has none; see `modality`.
+    """Return the first Real World Value Mapping of a slice, None where its header has none; see `modality`.
 
     Raises:
         InputError: one is there that says nothing, or with numbers that are none.
@@ -127,7 +127,7 @@ def real_world(name: str, places: Sequence[pydicom.Dataset | None], signed: bool
 
 
 def of_volume(name: str, stated: Sequence[tuple[Mapping | None, Mapping | None]], hounsfield: bool) -> list[Mapping]:
-    """Which mapping holds for each slice of one volume: those of all are of one kind.
+    """Return which mapping holds for each slice of one volume: those of all are of one kind.
 
     Args:
         name: the file by which sentences name the volume.
