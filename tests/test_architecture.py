@@ -1,6 +1,7 @@
 """Doors open downwards only, and light modules stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,20 @@ def test_long_functions_and_many_parameters_say_why():
         for node, parameters, length, reason in functions(path):
             assert len(parameters) <= 8 or reason, f"{path}: {node.name} has {len(parameters)} parameters"
             assert length <= 60 or reason, f"{path}: {node.name} has {length} lines"
+
+
+def test_files_that_texts_name_are_in_the_repository():
+    """In code, its comments and docstrings, and in the papers but for those that are of their dates."""
+    places = ("cyclescan", "data_prep", "benchmarks", "docs", "notebooks")
+    texts = [p for place in places for kind in ("py", "md") for p in (ROOT / place).rglob(f"*.{kind}")]
+    names = {path.name for place in (*places, "tests", "saved_models") for path in (ROOT / place).rglob("*.*")}
+    names |= {path.name for path in ROOT.iterdir()}
+    for path in [*texts, *ROOT.glob("*.md")]:
+        if (ROOT / "docs" / "lab") in path.parents or path.name == "CHANGELOG.md":
+            continue
+        for word in re.findall(r"(?<![\w/.<{$~*-])[\w/-]+\.(?:py|md|ipynb|j2)(?![\w{*<])", path.read_text("utf-8")):
+            assert Path(word).name in names, f"{path} names {word}"
+            # a longer path is one from the root, from a package, or from where it is named
+            if "/" in word and not word.startswith("/"):
+                roots = (ROOT, ROOT / "cyclescan", ROOT / "data_prep", ROOT / "docs", path.parent)
+                assert any((root / word).exists() for root in roots), f"{path} names {word}"
