@@ -6,6 +6,32 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+README = (HERE / "README.md").read_text(encoding="utf-8")
+# the one place that says where the repository is published: `repository-code: https://...` there, once it is
+PUBLISHED = re.search(r"^repository-code: *(\S+)", (HERE / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def long_description(readme: str, repository: str | None) -> str:
+    """README as a package index shows it, where its links to files lead nowhere: to the repository, or text alone."""
+    relative = r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)"
+    if repository is None:
+        return re.sub(relative, lambda link: "" if link[1] else link[2], readme)
+    return re.sub(
+        relative,
+        lambda link: f"{link[1]}[{link[2]}]({repository}/{'raw' if link[1] else 'blob'}/main/{link[3]})",
+        readme,
+    )
+
+
+REPOSITORY = PUBLISHED[1].rstrip("/") if PUBLISHED else None
+URLS = {
+    "Unpaired translation (Zhu et al. 2017)": "https://arxiv.org/abs/1703.10593",
+    "Gradient consistency (Hiasa et al. 2018)": "https://arxiv.org/abs/1803.06629",
+}
+if REPOSITORY:
+    places = {"Documentation": "docs/index.md", "Changelog": "CHANGELOG.md", "Models": "saved_models/README.md"}
+    URLS |= {"Source": REPOSITORY, "Issues": f"{REPOSITORY}/issues"}
+    URLS |= {name: f"{REPOSITORY}/blob/main/{path}" for name, path in places.items()}
 
 DOCS = [
     # the site of docs/: its theme ends at MkDocs 1
@@ -21,9 +47,12 @@ setup(
     name="cyclescan",
     version=re.search(r'__version__ = "(.+)"', (HERE / "cyclescan/__init__.py").read_text()).group(1),
     description="Unpaired translation of 3-D medical volumes between contrasts: CISS, DESS, CT",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description=long_description(README, REPOSITORY),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The cyclescan maintainers",
+    project_urls=URLS,
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["cyclescan*", "data_prep*"]), "cyclescan.pretrained_models"],
     package_dir={"cyclescan.pretrained_models": "saved_models"},
@@ -59,6 +88,8 @@ setup(
         "tensorboard>=2.19",
         "jinja2>=3.1",
         "tqdm>=4.66",
+        # what shells complete, made once from the parsers; pure Python, no dependencies
+        "shtab>=1.7",
     ],
     extras_require={
         "docs": DOCS,
@@ -90,19 +121,50 @@ setup(
             "pingouin>=0.6",
             "mypy>=1.13",
             "pytest-cov>=6",
+            # wheel and sdist, and whether a package index would show what they say of themselves
+            "build>=1.2",
+            "twine>=6.1",
             # hooks of .pre-commit-config.yaml, beside ruff
             "pre-commit>=4",
             "nbstripout>=0.8",
         ],
     },
     entry_points={"console_scripts": ["cyclescan = cyclescan.__main__:main"]},
-    keywords=["MRI", "CT", "image translation", "image synthesis", "CycleGAN", "unpaired", "knee", "DICOM", "NIfTI"],
+    keywords=[
+        "MRI",
+        "CT",
+        "medical imaging",
+        "image translation",
+        "image synthesis",
+        "synthetic CT",
+        "CycleGAN",
+        "unpaired",
+        "U-Net",
+        "knee",
+        "DESS",
+        "CISS",
+        "DICOM",
+        "NIfTI",
+        "ONNX",
+        "3D Slicer",
+        "TensorFlow",
+        "Keras",
+    ],
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Framework :: Jupyter",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Healthcare Industry",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
+        "Natural Language :: English",
         "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
     ],
 )

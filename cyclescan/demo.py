@@ -137,6 +137,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
     demo(**{**vars(arguments), "shape": tuple(arguments.shape)})
+    command.next_step(f"your own scans: {command.call('data-prep scans', 'FOLDER')}, then docs/get-started/own-data.md")
 
 
 def main(arguments: list[str] | None = None) -> int:

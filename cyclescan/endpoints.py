@@ -13,9 +13,6 @@ from cyclescan import NOTICE, __version__
 from cyclescan.common import command, page, tables
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, walk, write_json
-from cyclescan.evaluation import endpoints, file_pairs
-from cyclescan.evaluation.agreement import DEFINITIONS, FEWEST
-from cyclescan.scans import volume as volumes
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +31,10 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
         InputError: a mask is on another grid or has no whole numbers, a region is empty, there are too few subjects, a
             site has no subjects, or a subject no site.
     """
+    from cyclescan.evaluation import endpoints, file_pairs
+    from cyclescan.evaluation.agreement import FEWEST
+    from cyclescan.scans import volume as volumes
+
     pairs = file_pairs.find(given)
     names = sorted(set.intersection(*map(set, pairs.values())))
     if len(names) < FEWEST:
@@ -83,6 +84,8 @@ def _sites(table: str | None, names: Sequence[str]) -> dict[str, str]:
 
 def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Sequence[str]) -> dict:
     """Write OUT/endpoints.{json,csv,html}, figures/ and subjects.tsv; returns what the JSON says."""
+    from cyclescan.evaluation import endpoints
+    from cyclescan.evaluation.agreement import DEFINITIONS
     from cyclescan.reporting import endpoints_page
 
     compared = endpoints.compare(rows, sites)
@@ -143,6 +146,9 @@ def run(arguments: argparse.Namespace) -> int | None:
                 f"{row['region']}, {row['image']}: ICC {icc:.2f} ({low:.2f} to {high:.2f}), {row['n']} subjects\n"
             )
     log.info("%s is written; subjects.tsv says which subject is which, keep it apart.", out / "endpoints.html")
+    command.next_step(
+        f"open {out / 'endpoints.html'} in a browser; endpoints.csv has a line for each subject and region"
+    )
     return command.DONE
 
 

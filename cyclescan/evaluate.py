@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
-from cyclescan.evaluation import file_pairs
-from cyclescan.evaluation.files import evaluate, table
 
 log = logging.getLogger(__name__)
 
@@ -44,26 +43,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    with command.progress(unit="volume") as bar:
+    from cyclescan.evaluation import file_pairs
+    from cyclescan.evaluation.files import evaluate, table
 
-        def done(name: str, error: InputError | None) -> None:
-            bar.update()
-            if error:
-                with bar.external_write_mode(file=sys.stderr):
-                    sys.stderr.write(f"failed: {name}: {' '.join(str(error).split())}\n")
+    def done(name: str, error: InputError | None) -> None:
+        if error:
+            command.write_beside_bars(f"failed: {name}: {' '.join(str(error).split())}")
 
-        result = evaluate(
-            arguments.predicted,
-            arguments.reference,
-            arguments.source,
-            arguments.out,
-            arguments.data_range,
-            arguments.mask,
-            done,
-        )
+    result = evaluate(
+        arguments.predicted,
+        arguments.reference,
+        arguments.source,
+        arguments.out,
+        arguments.data_range,
+        arguments.mask,
+        done,
+    )
     if left := result["without_prediction"]:
         log.warning("%d reference volumes have no prediction and are left out: %s.", len(left), file_pairs.some(left))
     sys.stdout.write(table(result))
+    masks = command.call("endpoints", "--predicted", arguments.predicted, "--reference", arguments.reference)
+    each = Path(arguments.out) / "metrics.csv"
+    command.next_step(f"{each} has each volume; what a trial measures, in regions: {masks} --masks MASKS --out OUT")
     return command.SOME_FAILED if result["failed"] else command.DONE
 
 

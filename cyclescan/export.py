@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int | None:
 
         directions = arguments.weights_only or DIRECTIONS
         out = checkpoints.publish(runs.read_run(arguments.run), arguments.out, arguments.weights, directions)
-        log.info("%s translates %s: translate --model %s", out, " and ".join(directions), out)
+        log.info("%s translates %s", out, " and ".join(directions))
+        command.next_step(command.call("translate", "--model", out, "--direction", directions[0], "SCANS", "OUT"))
         return command.DONE
     out = export(
         arguments.run,
@@ -100,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int | None:
         arguments.onnx,
     )
     log.info("%s holds the models of both directions and %s", out, out / "card.json")
+    used = command.call("translate", "--model", out, "--direction", "a2b", "SCANS", "OUT")
+    command.next_step(f"use it: {used}; serve it: docs/how-to/serve.md")
     return command.DONE
 
 

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 from cyclescan.common import command
-from cyclescan.planning import bones, registration
-from cyclescan.planning.workflow import Task, carry_over
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +20,8 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command line."""
+    from cyclescan.planning import bones, registration
+
     parser.add_argument(
         "out", metavar="OUT", help="folder for plan.json, plan.html, pose.tfm, lines.mrk.json, pictures"
     )
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int | None:
     """Carry the plan over; 1 where the result is refused."""
     from cyclescan.inference.translator import Translator
+    from cyclescan.planning.workflow import Task, carry_over
 
     task = Task(
         mr=arguments.mr,
@@ -92,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         log.warning("refused: %s", report["why"])
         return command.SOME_FAILED
     log.info("The starts agree within %.2f mm.", report["spread_mm"])
+    command.next_step(f"open {Path(arguments.out) / 'plan.html'} in a browser, and pose.tfm in 3D Slicer")
     return command.DONE
 
 

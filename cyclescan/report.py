@@ -7,9 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from cyclescan.artifacts import runs
 from cyclescan.common import command
-from cyclescan.reporting.run_page import write
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from cyclescan.artifacts import runs
+    from cyclescan.reporting.run_page import write
+
     records = arguments.data
     if records is None:
         stored = runs.read_run(arguments.run).records
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
             log.warning("The records %s are not there; the page has no measures and no pictures.", stored)
     page = write(arguments.run, records, arguments.out, arguments.weights, arguments.limit)
     log.info("%s is written.", page)
+    served = command.call("export", "--run", arguments.run, "--out", "MODELS")
+    command.next_step(f"open {page} in a browser; to hand the model on: {served}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -91,6 +91,10 @@ def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -
     if trained.checkpoints and distribution.this_worker() == 0:
         trained = usual.add_limits(trained)
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints, default=0))
+    page, scans = command.call("report", "--run", trained.path), ("--direction", "a2b", "SCANS", "OUT")
+    command.next_step(
+        f"look at it with {page}, or use it: {command.call('translate', '--model', trained.path, *scans)}"
+    )
     return command.DONE
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import nibabel as nib
 
+from cyclescan.common import command
 from cyclescan.common.command import DONE
 from cyclescan.common.errors import InputError
 from cyclescan.scans import acquisition
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sys.stdout.write(table(args.path))
+    domains = ("--a", "NAME=PATH", "--b", "NAME=PATH", "--out", "RECORDS")
+    command.next_step(f"choose what each domain holds: {command.call('data-prep build', *domains)}")
     return DONE
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cyclescan import records
+from cyclescan.common import command
 from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, replacing, sha256, states, write_json
@@ -245,3 +246,4 @@ def run(arguments: argparse.Namespace) -> None:
     facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed)
     count = sum(shard["records"] for shard in facts["shards"].values())
     log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / "pairs")
+    command.next_step(command.call("train", "--data", arguments.records, "--run", "RUN"))

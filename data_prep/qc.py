@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import __version__, records
-from cyclescan.common import page
+from cyclescan.common import command, page
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import refuse_foreign, write_text
 from cyclescan.preprocessing import guard
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out) if args.out else Path(args.records) / "qc.html"
     count = write(args.records, out)
     log.info("%s shows %d outliers; leave them out with `build --exclude %s`", out, count, _ids_beside(out))
+    command.next_step(f"open {out} in a browser; when all is well: {command.call('data-prep pair', args.records)}")
 
 
 def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import records
+from cyclescan.common import command
 from cyclescan.common.command import DONE, progress
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         result["shards"],
         result["bytes"] / 1e6,
     )
+    command.next_step(command.call("train", "--data", args.records, "--run", "RUN"))
     return DONE
 
 

@@ -28,6 +28,8 @@ def call(*arguments, expected=0, timeout=300):
     command = [sys.executable, "-m", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     assert done.returncode == expected, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    if expected == 0 and "--help" not in command:
+        assert done.stderr.splitlines()[-1].startswith("next: "), f"{command} does not say what to do next"
     return done
 
 

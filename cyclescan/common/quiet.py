@@ -1,4 +1,4 @@
-"""TensorFlow's import without the notes that it writes about itself.
+"""TensorFlow's import without the notes that it writes about itself, and with one line for who waits.
 
 They come from C++ before its log has a level, so no setting of TensorFlow's reaches them: whatever is written to the
 file descriptor of stderr during the import is held back, and all but the known notes is written afterwards.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+log = logging.getLogger(__name__)
 
 NOTES = re.compile(
     r"All log messages before absl::InitializeLog\(\) is called are written to STDERR"
@@ -56,6 +59,7 @@ class _Finder:
             execute = spec.loader.exec_module
 
             def quietly(module: ModuleType) -> None:
+                log.info("TensorFlow is loading, which takes some seconds.")
                 with without_notes():
                     execute(module)
 

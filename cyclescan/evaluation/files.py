@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclescan import __version__
+from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
 from cyclescan.evaluation import file_pairs, histograms, metrics
@@ -89,7 +90,7 @@ def evaluate(
 
     limits = {role: _Limits() for role in (compared if source else ("reference",))}
     comparable = []
-    for name in sorted(set(pairs["predicted"]) - set(failed)):
+    for name in progress(sorted(set(pairs["predicted"]) - set(failed)), desc="reading", unit="volume", leave=False):
         try:
             file_pairs.check_grids({role: pairs[role][name] for role in given})
             arrays = {role: volumes.read(pairs[role][name]).array for role in limits}
@@ -104,7 +105,7 @@ def evaluate(
     reach = data_range or (limits["reference"].width if comparable else 0.0)
     if comparable:
         _warn_of_range(limits["reference"], reach)
-    for name in comparable:
+    for name in progress(comparable, desc="comparing", unit="volume"):
         try:
             scans = {role: volumes.read(pairs[role][name]) for role in given}
             within = _within(scans, bool(mask))

@@ -13,6 +13,7 @@ import numpy as np
 
 from cyclescan import records
 from cyclescan.artifacts.direction import DIRECTIONS
+from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
 from cyclescan.evaluation import histograms
 from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
@@ -151,7 +152,7 @@ def _one_direction(
     rows: dict[str, list] = {method: [] for method in METHODS}
     cases: list[Case] = []
     cycle, counts = [], {name: np.zeros(histograms.BINS, np.int64) for name in ("input", "generated")}
-    for entry, truth_entry in jobs:
+    for entry, truth_entry in progress(jobs, desc=f"{names[source]} to {names[target]}", unit="volume"):
         real = entry.read()
         fake = _translated(translators[direction], real.voxels, direction, real.subject)
         counts["input"] += histograms.count(real.voxels, LIMITS)

@@ -13,9 +13,6 @@ from cyclescan import NOTICE
 from cyclescan.common import command
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import make_folder
-from cyclescan.inference.jobs import check_distinct, find_jobs, path_of
-from cyclescan.scans import volume as volumes
-from cyclescan.scans.dicom.series import Series
 
 if TYPE_CHECKING:
     from cyclescan.inference.translator import Progress, Translator
@@ -26,6 +23,8 @@ log = logging.getLogger(__name__)
 
 def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Add what is translated and where to, the same wherever the model is; see `run_with`."""
+    from cyclescan.scans.volume import SIDES
+
     parser.add_argument(
         "input",
         nargs=nargs,
@@ -55,7 +54,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, nargs: str | None = None
     parser.add_argument("--volume", type=int, default=None, help="which volume of 4-D files to take, from 0")
     parser.add_argument(
         "--side",
-        choices=volumes.SIDES,
+        choices=SIDES,
         default=None,
         help="which side the scans show, for a model that was trained on one; default: what a name (BIDS hemi-L, "
         "hemi-R) or the JSON file beside a scan (Laterality) says",
@@ -70,6 +69,8 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
         arguments: see `add_file_arguments`.
     """
     from cyclescan.inference import batch
+    from cyclescan.inference.jobs import check_distinct, find_jobs, path_of
+    from cyclescan.scans.dicom.series import Series
 
     noise_seed = _noise_seed(arguments)
     jobs = find_jobs(arguments.input, arguments.output, arguments.nifti)
@@ -90,6 +91,7 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
             except Exception as error:  # a defect names its scan here too, as in a batch
                 raise of_item(error, path_of(scan)) from error
         log.info("%s is written; it is a %s.", output, NOTICE)
+        _next(output)
         return command.DONE
     with command.progress(total=len(jobs), unit="file") as bar:
 
@@ -104,6 +106,7 @@ def run_with(load: Callable[[], Translator], arguments: argparse.Namespace) -> i
         raise InputError(f"None of the {len(jobs)} files of {arguments.input} could be translated.")
     number = len(jobs) - len(failed)
     log.info("%d of %d files are translated into %s; each is a %s.", number, len(jobs), arguments.output, NOTICE)
+    _next(arguments.output)
     return command.SOME_FAILED if failed else command.DONE
 
 
@@ -113,6 +116,11 @@ def _noise_seed(arguments: argparse.Namespace) -> int | None:
     if arguments.seed is not None and arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}; whole numbers from 0 are allowed.")
     return (arguments.seed or 0) if arguments.noise else None
+
+
+def _next(output: Path | str) -> None:
+    compare = command.call("evaluate", "--predicted", output, "--reference", "TRUTH")
+    command.next_step(f"look at it beside the scan it was made of; where there is a true scan: {compare}")
 
 
 def _on(bar) -> Progress:

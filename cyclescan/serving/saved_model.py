@@ -16,6 +16,7 @@ from cyclescan.artifacts import checkpoints, runs
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.artifacts.exports import CARD, GRAPH, OWN_CARD, files_of, versions
 from cyclescan.artifacts.runs import Run
+from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, read_json, refuse_foreign, replacing, sha256, states, write_json
 from cyclescan.inference import sliding_window
@@ -61,7 +62,7 @@ def write(
     card = cards.describe(run, runs.find(run, weights), version, weights, window, max_voxels)
     with contextlib.ExitStack() as renames:
         make_folder(out)
-        for direction in DIRECTIONS:
+        for direction in progress(DIRECTIONS, desc="writing models", unit="model"):
             folder = renames.enter_context(replacing(out / direction / str(version)))
             _save(run, direction, weights, card, folder)
             tf_serving.write_warm_up(folder, direction, window)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from cyclescan.common import command
 from cyclescan.common.command import DONE, SOME_FAILED
 from cyclescan.common.errors import InputError
 from cyclescan.preprocessing import intensity
@@ -120,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         names = ", ".join(f"{counts[d]} {info['domains'][d]['name']}" for d in DOMAINS)
         log.info("%-5s %s", split, names)
     log.info("%s is complete, %d scans failed", args.out, len(info["failed"]))
+    page, pairs = (command.call(f"data-prep {name}", args.out) for name in ("qc", "pair"))
+    command.next_step(f"look for outliers: {page}; pseudo-pairs, which the presets of training need: {pairs}")
     return SOME_FAILED if info["failed"] else DONE
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from cyclescan.common import command
 from cyclescan.common.errors import InputError
 from data_prep.phantom import SHAPE, name_of, write_cohort
 from data_prep.phantom.makes import NAMES
@@ -83,3 +84,5 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.montage:
         write_montage(out, names[:3])
     log.info("wrote %d digital knees to %s", len(names), out)
+    domains = ("--a", f"ciss={out / 'ciss'}", "--b", f"dess={out / 'dess'}", "--out", "RECORDS")
+    command.next_step(f"records to train on: {command.call('data-prep build', *domains)}")

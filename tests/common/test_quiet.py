@@ -7,13 +7,13 @@ import sys
 from cyclescan.common.quiet import without_notes
 
 
-def test_a_command_begins_without_tensorflows_notes():
+def test_a_command_begins_without_tensorflows_notes_and_says_what_it_waits_for():
     code = (
         "from cyclescan.common import command; "
         "command.run('', lambda parser: None, lambda parsed: __import__('tensorflow') and 0, 'x', [])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stderr == ""
+    assert result.stderr == "TensorFlow is loading, which takes some seconds.\n"
 
 
 def test_notes_go_and_warnings_stay(capfd):
