@@ -7,7 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
+from cyclescan.artifacts import runs
 from cyclescan.common import command
+from cyclescan.reporting.run_page import write
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from cyclescan.artifacts import runs
-    from cyclescan.reporting.run_page import write
-
     records = arguments.data
     if records is None:
         stored = runs.read_run(arguments.run).records
