@@ -14,7 +14,7 @@ from cyclescan.completion import SHELLS
 
 ROOT = Path(__file__).parent.parent
 # each takes a second or more to import, and no command needs one before it has read its arguments
-SLOW = ("tensorflow", "keras", "matplotlib", "skimage", "scipy.stats", "apache_beam", "SimpleITK", "pandas", "torch")
+SLOW = ("tensorflow", "keras", "matplotlib", "scipy.stats", "apache_beam", "SimpleITK", "pandas", "torch")
 
 
 def test_without_arguments_there_is_a_map(monkeypatch, capsys):
