@@ -22,7 +22,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def parsers() -> argparse.ArgumentParser:
-    """Return all command lines of cyclescan as one parser, whose arguments know what completes them; without TensorFlow."""
+    """Return all command lines of cyclescan as one parser whose arguments know what completes them."""
     from cyclescan.__main__ import COMMANDS
 
     root = argparse.ArgumentParser(prog="cyclescan")
