@@ -61,6 +61,7 @@ setup(
         "cyclescan.common": ["*.j2"],
         "cyclescan.planning": ["*.j2"],
         "cyclescan.reporting": ["*.j2"],
+        "cyclescan.scans.viewer": ["*.j2", "*.js", "*.css"],
         "cyclescan.pretrained_models": ["*/*", "*/checkpoints/*/*"],
         "data_prep": ["*.j2", "py.typed"],
     },
@@ -99,7 +100,8 @@ setup(
         # X-rays computed by exact ray tracing (a program in a wheel, for CPUs), and the search for a bone's pose
         "plan": ["plastimatch>=1.10", "cma>=4"],
         "onnx": ["onnx>=1.19"],
-        "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8"],
+        # ipyniivue: what `cyclescan.show` draws with; it carries its JavaScript along and asks no server
+        "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8", "ipyniivue>=2.4"],
         "test": [
             "plastimatch>=1.10",
             "cma>=4",
@@ -108,6 +110,8 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6",
+            "ipywidgets>=8",
+            "ipyniivue>=2.4",
             "nilearn>=0.11",
             "highdicom>=0.27",
             "onnx>=1.19",

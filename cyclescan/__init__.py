@@ -31,8 +31,21 @@ _PUBLIC = {
     "fit": "cyclescan.training.trainer",
     "TrainOptions": "cyclescan.training.options",
     "Translator": "cyclescan.inference.translator",
+    "show": "cyclescan.reporting.notebook",
 }
-__all__ = ["NOTICE", "Config", "TrainOptions", "Translator", "Volume", "__version__", "fit", "preset", "read", "write"]
+__all__ = [
+    "NOTICE",
+    "Config",
+    "TrainOptions",
+    "Translator",
+    "Volume",
+    "__version__",
+    "fit",
+    "preset",
+    "read",
+    "show",
+    "write",
+]
 
 
 def __getattr__(name: str):

@@ -30,7 +30,7 @@ def overview() -> str:
         f"usage: cyclescan COMMAND ...\n\n{rows}\n"
         "cyclescan COMMAND --help says what a command takes.\n"
         f"your own scans: {' -> '.join(ORDER)}\n"
-        "next: cyclescan doctor, then cyclescan demo\n"
+        "next: cyclescan doctor, then cyclescan demo --quick\n"
     )
 
 

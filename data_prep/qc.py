@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import itertools
 import logging
 import os
 import re
@@ -17,22 +18,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from cyclescan import __version__, records
 from cyclescan.common import command, page
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import refuse_foreign, write_text
 from cyclescan.preprocessing import guard
+from cyclescan.scans.viewer import Kind, Layer, Study, Viewer, embed
 from cyclescan.scans.volume import plane, spacing_of
 from data_prep.splits import DOMAINS
 
 log = logging.getLogger(__name__)
 
 LIMITS = ("low", "median", "high")
-OUTLIERS_SHOWN = 200  # of each domain, with pictures; all are listed
-SHOWN = 48  # scans of each domain inside the limits that are shown as well
+SHOWN = 48  # scans of each domain inside the limits that are shown beside the outliers
+VIEWED = 12  # scans that the viewer shows in any case, and in no finer a grid than lets them in
 ROWS = 1000  # of each domain's table, outliers first
 PIXELS = 120  # the largest edge of a thumbnail
+THUMBNAILS = 2_000_000  # characters of all thumbnails: with the viewer and the tables a page stays below 8 MB
 # what a plane is called, the axis it lies across, and the axes it shows to the right and down
 PLANES = (("sagittal", 0, 2, 1), ("coronal", 2, 0, 1), ("axial", 1, 0, 2))
 
@@ -74,11 +78,15 @@ def write(folder: str | os.PathLike, out: str | os.PathLike) -> int:
     measured = _measured(folder, info)
     domains = [_domain(folder, d, info["domains"][d], [s for s in measured if s["domain"] == d]) for d in DOMAINS]
     outliers = [scan for domain in domains for scan in domain["scans"] if scan["findings"]]
+    others = [[scan for scan in domain["scans"] if not scan["findings"]][:SHOWN] for domain in domains]
+    shown = [*outliers, *(scan for pair in itertools.zip_longest(*others) for scan in pair if scan)]
+    _add_thumbnails(folder, shown)
     text = page.render(
         "data_prep",
         "qc.html.j2",
         domains=domains,
         outliers=outliers,
+        viewer=_viewer(folder, shown),
         limits=_limits([info["domains"][d]["guard"]["limits"] for d in DOMAINS]),
         spread=f"{guard.SPREAD:g}",
         ids_file=_ids_beside(out).name,
@@ -176,13 +184,12 @@ def _domain(folder: Path, domain: str, about: dict, measured: list[dict]) -> dic
     cohort = about["guard"]
     found = [(scan, guard.outside(scan["values"], cohort)) for scan in measured]
     found.sort(key=lambda pair: -len(pair[1]))
-    outliers = sum(bool(findings) for _, findings in found)
     keys = [key for key in guard.MEASURES if any(key in scan["values"] for scan in measured)]
     return {
         "name": about["name"],
         "count": len(measured),
         "trained": cohort["scans"],
-        "outliers": outliers,
+        "outliers": sum(bool(findings) for _, findings in found),
         "keys": keys,
         "scans": [
             {
@@ -191,9 +198,11 @@ def _domain(folder: Path, domain: str, about: dict, measured: list[dict]) -> dic
                 "split": scan["split"],
                 "findings": guard.sentence(findings),
                 "cells": [_cell(key, scan["values"], findings) for key in keys],
-                "planes": list(_thumbnails(folder, scan)) if number < min(outliers, OUTLIERS_SHOWN) + SHOWN else [],
+                "place": (scan["shard"], scan["record"]),
+                "planes": [],
+                "study": None,
             }
-            for number, (scan, findings) in enumerate(found)
+            for scan, findings in found
         ],
     }
 
@@ -217,10 +226,39 @@ def _number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def _thumbnails(folder: Path, scan: dict) -> Iterator[dict]:
-    """The middle planes of a scan's record, all at one scale of millimetres."""
-    shard = folder / scan["shard"]
-    record = records.decode(records.read_at(shard, *records.index(shard)[scan["record"]]))
+def _record(folder: Path, place: tuple[str, int]) -> records.Record:
+    """The record of a scan, given its shard and its number there."""
+    shard = folder / place[0]
+    return records.decode(records.read_at(shard, *records.index(shard)[place[1]]))
+
+
+def _add_thumbnails(folder: Path, scans: Sequence[dict]) -> None:
+    """Give scans their "planes", from the first on, as many as the page has room for."""
+    room = THUMBNAILS
+    for scan in scans:
+        planes = list(_thumbnails(_record(folder, scan["place"])))
+        room -= sum(len(plane["source"]) for plane in planes)
+        if room < 0:
+            return
+        scan["planes"] = planes
+
+
+def _viewer(folder: Path, scans: Sequence[dict]) -> Viewer:
+    """The viewer of scans, from the first on; each that is in it gets its number there as "study"."""
+
+    def study(scan: dict) -> Study:
+        record = _record(folder, scan["place"])
+        title = f"{scan['id']}, {scan['name']}, {scan['split']}{': outlier' if scan['findings'] else ''}"
+        return Study(title, record.affine, [Layer(Kind.SOURCE, scan["name"], record.voxels)])
+
+    found = embed(map(study, scans), least=VIEWED)
+    for number, scan in enumerate(scans[: found.shown]):
+        scan["study"] = number
+    return found
+
+
+def _thumbnails(record: records.Record) -> Iterator[dict]:
+    """The middle planes of a record, all at one scale of millimetres."""
     extent_mm = np.multiply(record.voxels.shape, spacing_of(record.affine))
     scale = PIXELS / extent_mm.max()
     for name, across, right, down in PLANES:
@@ -228,16 +266,15 @@ def _thumbnails(folder: Path, scan: dict) -> Iterator[dict]:
         step = max(1, max(shown.shape) // (2 * PIXELS))  # twice the pixels, for sharp screens
         yield {
             "name": name,
-            "source": _png(shown[::step, ::step]),
+            "source": _jpeg(shown[::step, ::step]),
             "width": max(1, round(extent_mm[right] * scale)),
             "height": max(1, round(extent_mm[down] * scale)),
         }
 
 
-def _png(shown: np.ndarray) -> str:
-    """A plane on [-1, 1] as the text of an image in a page."""
-    from matplotlib.image import imsave
-
+def _jpeg(shown: np.ndarray) -> str:
+    """A plane on [-1, 1] as the text of an image in a page: a quarter of a PNG, whose noise no thumbnail needs."""
     stream = io.BytesIO()
-    imsave(stream, shown, cmap="gray", vmin=-1, vmax=1, format="png", metadata={"Software": None})  # type: ignore[dict-item]  # no name of a program
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    grey = np.rint((np.clip(shown, -1, 1) + 1) * 127.5).astype(np.uint8)
+    Image.fromarray(grey).save(stream, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -17,13 +17,14 @@ def test_public_names_are_where_they_live():
     assert cyclescan.Config is settings.Config
     assert cyclescan.preset("knee").lambda_pair == 10.0
     assert cyclescan.fit.__module__ == "cyclescan.training.trainer"
+    assert cyclescan.show.__module__ == "cyclescan.reporting.notebook"
     assert {"Translator", "fit", "read"} <= set(dir(cyclescan))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = cyclescan.nothing
 
 
 def test_asking_for_light_names_imports_no_tensorflow():
-    names = "cyclescan.read, cyclescan.Config, cyclescan.preset"
+    names = "cyclescan.read, cyclescan.Config, cyclescan.preset, cyclescan.show"
     code = f"import sys, cyclescan; {names}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -5,8 +5,6 @@ import csv
 import io
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,56 +19,10 @@ from cyclescan.reporting import figures, run_page
 from cyclescan.scans import volume
 from cyclescan.training.terms import Group
 from tests import conftest
+from tests.browser import Page, asked, chromium, self_contained
 from tests.inference import tiny
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --virtual-time-budget=3000"
-).split()
 SECTIONS = ["Measures", "Pictures", "Intensity histograms", "Losses", "Settings", "Data", "How it was made"]
-
-
-class Page(HTMLParser):
-    """What a page is made of."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.text, self.images, self.headings = [], [], "", [], []
-        self._heading = self._silent = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.text += " " if tag in ("td", "th", "tr", "p", "dd", "dt") else ""
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag == "img":
-            self.images.append(dict(attrs))
-        self._heading, self._silent = tag == "h2", tag in ("style", "script")
-        if self._heading:
-            self.headings.append("")
-
-    def handle_endtag(self, tag):
-        self._heading = self._silent = False
-
-    def handle_data(self, data):
-        if not self._silent:
-            self.text += data
-        if self._heading:
-            self.headings[-1] += data
-
-    @property
-    def words(self):
-        return " ".join(self.text.split())
-
-
-def chromium(page, tmp_path, *flags):
-    """Run the browser on a page; returns (stdout, its console messages)."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.fail("The report is tested in a browser: install chromium (apt-get install chromium).")
-    command = [found, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
 
 
 def write_run(folder, a="ciss", b="dess", rows=None):
@@ -112,37 +64,40 @@ def whole(tiny_records, tmp_path_factory):
     return run, run.path / "report.html"
 
 
-def self_contained(text):
-    """No attribute or style points outside, and no script is needed; returns the parsed page."""
-    page = Page(text)
-    for tag, name, value in page.attributes:
-        if name in ("src", "href", "srcset", "action", "data", "poster"):
-            assert value.startswith(("data:", "#")), (tag, name, value[:80])
-        assert not name.startswith("on"), (tag, name)
-    assert not {"script", "iframe", "object", "embed", "base"} & set(page.tags)
-    outside = re.sub(r"data:[^\"]+", "", text)
-    assert "http:" not in outside and "https:" not in outside and "url(" not in outside and "@import" not in outside
-    return page
+# of a page: itself, whether it runs over the right margin, the pictures that the browser decoded, and a click
+QUESTION = """(window, document) => {
+  const found = { dom: document.documentElement.outerHTML };
+  found.over = document.documentElement.scrollWidth - window.innerWidth;
+  found.images = [...document.images].map((image) => image.naturalWidth);
+  found.values = document.querySelector('[data-control="values"]').textContent;
+  const canvas = document.querySelector("#viewer canvas");
+  found.drawn = [canvas.width, canvas.height, new Set(canvas.toDataURL()).size];
+  return found;
+}"""
 
 
 def test_the_page_in_a_browser(whole, tmp_path):
+    """On a phone and on a desk: whole, readable, and its viewer at work."""
     _, path = whole
-    dom, console = chromium(path, tmp_path, "--dump-dom")
+    answers, console = asked(path.read_text(), tmp_path, QUESTION, (390, 1200))
     assert console == []
-    page = self_contained(dom)
-    assert page.headings == SECTIONS
-    assert page.tags.count("title") == page.tags.count("h1") == 1
-    assert page.tags.count("table") >= 6
-    assert len(page.images) == 7  # two volumes and a histogram for each direction, and the losses
-    assert all(image["alt"].strip() for image in page.images)
-    assert NOTICE in page.words and "CISS → DESS" in page.words
-    assert path.stat().st_size < 6e6
+    for width, found in answers.items():
+        page = self_contained(found["dom"])
+        assert page.headings == SECTIONS
+        assert page.tags.count("title") == page.tags.count("h1") == 1
+        assert page.tags.count("table") >= 6
+        assert len(page.images) == 7  # two volumes and a histogram for each direction, and the losses
+        assert all(image["alt"].strip() for image in page.images)
+        assert NOTICE in page.words and "CISS → DESS" in page.words
+        assert found["over"] <= 0 and min(found["images"]) > 300
+        assert found["drawn"][0] > width / 4 and found["drawn"][1] > 100
+        for name in ("CISS", "DESS, synthetic", "DESS, true", "error", "uncertainty"):
+            assert name in found["values"]
+    assert path.stat().st_size < 8e6
 
 
-def test_every_picture_decodes(whole, tmp_path):
-    """By a library, and by the browser."""
-    images = Page(whole[1].read_text()).images
-    for image in images:
+def test_every_picture_decodes(whole):
+    for image in Page(whole[1].read_text()).images:
         kind, data = re.fullmatch(r"data:image/(png|svg\+xml);base64,(.+)", image["src"]).groups()
         data = base64.b64decode(data, validate=True)
         if kind == "png":
@@ -151,20 +106,19 @@ def test_every_picture_decodes(whole, tmp_path):
         else:
             assert ElementTree.fromstring(data).tag.endswith("svg")
             assert b"<script" not in data
-    tags = "".join(f'<img src="{i["src"]}" onload="this.alt=this.naturalWidth" alt="0">' for i in images)
-    (tmp_path / "probe.html").write_text(f"<!DOCTYPE html><html lang=en><title>x</title>{tags}")
-    dom, _ = chromium(tmp_path / "probe.html", tmp_path, "--dump-dom")
-    assert [int(image["alt"]) > 300 for image in Page(dom).images] == [True] * len(images)
 
 
-@pytest.mark.parametrize("width", [390, 1200])
-def test_it_is_drawn_on_phones_and_desks(whole, tmp_path, width):
-    shot = tmp_path / "shot.png"
-    chromium(whole[1], tmp_path, f"--screenshot={shot}", f"--window-size={width},2400")
-    pixels = np.asarray(Image.open(shot).convert("L")).astype(float)
-    assert pixels.mean() > 150  # light
-    assert (pixels < 60).mean() > 0.01  # text and pictures
-    assert (pixels[:, -8:] > 250).all()  # nothing runs over the right margin
+def test_the_viewer_has_the_first_volume_of_each_direction_first(tiny_records):
+    _, cases, _ = evaluate_on_records(MODELS, tiny_records)
+    studies = run_page.studies(cases, {"a": "CISS", "b": "DESS"})
+    assert [study.title for study in studies] == [
+        "CISS to DESS, subject s5",
+        "DESS to CISS, subject s5",
+        "CISS to DESS, subject s6",
+        "DESS to CISS, subject s6",
+    ]
+    assert [len(study.layers) for study in studies] == [4, 4, 3, 3]  # the first ones with their uncertainty
+    np.testing.assert_array_equal(studies[1].layers[1].array, cases[2].translated)
 
 
 def test_numbers_are_those_of_the_evaluation(tiny_records, tmp_path):
@@ -318,7 +272,7 @@ def test_planes_are_shown_as_radiologists_do():
 def test_the_colours_of_the_error_span_what_is_there():
     def case(error):
         zeros = np.zeros((4, 4, 4))
-        return Case("a2b", "x", "y", "s", (1, 1, 1), zeros, zeros + error, zeros, None, None)
+        return Case("a2b", "x", "y", "s", np.eye(4), zeros, zeros + error, zeros, None, None)
 
     assert figures.error_limit([case(0.31), case(-0.1)]) == pytest.approx(0.4)
     assert figures.error_limit([case(0.3)]) == pytest.approx(0.3)

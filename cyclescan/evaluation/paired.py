@@ -19,6 +19,7 @@ from cyclescan.evaluation import histograms
 from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
 from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
 from cyclescan.evaluation.seams import TranslatesByWindows, seam_scores
+from cyclescan.inference import doubt
 from cyclescan.records import Record
 from cyclescan.scans.volume import spacing_of
 
@@ -38,23 +39,31 @@ class Case:
         direction: "a2b" or "b2a".
         source, target: names of the two domains.
         subject: pseudonymous id.
-        spacing_mm: of depth, height and width.
+        affine: (4, 4) voxels to RAS+ mm.
         input, translated: the test volume and its translation.
         truth: the same subject in the target domain, or None.
         cycled: the translation translated back, or None without a model of the other direction.
         scores: `metrics.all_metrics` of the translation against the truth, or None.
+        doubt: how far the translation should be doubted, see `inference.doubt`; of the first volume of a direction, and
+            None without a model of the other direction.
     """
 
     direction: str
     source: str
     target: str
     subject: str
-    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
     input: np.ndarray
     translated: np.ndarray
     truth: np.ndarray | None
     cycled: np.ndarray | None
     scores: dict | None
+    doubt: np.ndarray | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of depth, height and width."""
+        return spacing_of(self.affine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +182,13 @@ def _one_direction(
                 source=names[source],
                 target=names[target],
                 subject=real.subject,
-                spacing_mm=spacing_of(real.affine),
+                affine=real.affine,
                 input=real.voxels,
                 translated=fake,
                 truth=truth,
                 cycled=cycled,
                 scores=rows["translated"][-1] if truth is not None else None,
+                doubt=None if cases or back is None else _doubt(translators[direction], back, real.voxels, fake),
             )
             cases.append(case)
     compared = histograms.compare(counts["input"], counts["generated"], target_counts, LIMITS)
@@ -190,6 +200,10 @@ def _one_direction(
         "seams": seam_scores(translators[direction], jobs[0][0].read().voxels),
     }
     return _Result(metrics, cases, compared)
+
+
+def _doubt(there: TranslatesByWindows, back: TranslatesByWindows, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    return doubt.doubt(doubt.parts(real, fake, there.translate_array, back.translate_array, there.stride))
 
 
 def _choose_split(folder: Path) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,11 @@ from cyclescan.config.presets import PRESETS
 from cyclescan.evaluation import metrics as measures
 from cyclescan.evaluation import seams
 from cyclescan.preprocessing import Options, intensity
+from cyclescan.scans import viewer
+from cyclescan.scans.viewer import Kind, Layer, Study
+
+if TYPE_CHECKING:
+    from cyclescan.evaluation.paired import Case
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +140,7 @@ def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | i
         definitions=measures.DEFINITIONS,
         seams=seams.DEFINITION,
         pictures=_pictures(cases, names),
+        viewer=viewer.embed(studies(cases, names), least=len({case.direction for case in cases})) if cases else None,
         curves=_curves(run, names),
         settings=_settings(run),
         facts=_data_facts(run, info),
@@ -244,6 +251,39 @@ def _pictures(cases: list, names: Mapping[str, str]) -> list[dict]:
             }
         )
     return pictures
+
+
+def studies(cases: Sequence[Case], names: Mapping[str, str]) -> list[Study]:
+    """Return what the viewer shows of each `evaluation.paired.Case`, the first one of each direction before the others.
+
+    Args:
+        cases: in any order.
+        names: of the domains "a" and "b", as they are displayed.
+    """
+    counts: dict[str, Any] = {case.direction: itertools.count() for case in cases}
+    places = [next(counts[case.direction]) for case in cases]
+    found = []
+    for case in (cases[i] for i in np.argsort(places, kind="stable")):
+        source, target = names[case.direction[0]], names[case.direction[2]]
+        title = f"{source} to {target}, subject {case.subject}"
+        found.append(Study(title, case.affine, layers_of(case, source, target)))
+    return found
+
+
+def layers_of(case: Case, source: str, target: str) -> list[Layer]:
+    """Return what a case has to show: scan, translation, and truth and uncertainty where they are known.
+
+    Args:
+        case: one volume and its translation.
+        source, target: the two domains, as they are displayed.
+    """
+    arrays = (
+        (Kind.SOURCE, source, case.input),
+        (Kind.TRANSLATION, f"{target}, synthetic", case.translated),
+        (Kind.TRUTH, f"{target}, true", case.truth),
+        (Kind.DOUBT, "uncertainty", case.doubt),
+    )
+    return [Layer(kind, name, array) for kind, name, array in arrays if array is not None]
 
 
 def _curves(run: Run, names: Mapping[str, str]) -> dict | None:

@@ -49,9 +49,10 @@ def table(metrics: dict, clock: Clock, out: Path, page: Path) -> str:
     lines += [
         "",
         f"time    {spent}",
-        f"report  {page}",
+        f"report  {out / 'report.html'}",
         f"models  {out / 'saved_models'}",
         f"figures {out / 'metrics.json'}",
+        f"page    {page.resolve().as_uri()}",
         f"These are {NOTICE.replace('image', 'images')}.",
         "",
     ]

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cyclescan import records
 from cyclescan.common.errors import InputError
@@ -115,6 +116,10 @@ def test_cases_hold_what_the_pictures_show(tiny_records):
     np.testing.assert_allclose(case.truth, conftest.scan(5, "b"), atol=1e-4)
     np.testing.assert_allclose(case.cycled, case.translated + 0.1, atol=1e-6)
     assert case.scores["psnr"] > 80
+    # what this model does is the same from every view, so that the way back alone is doubted: by the 0.1 that it adds
+    cycle = ndimage.gaussian_filter(np.abs(case.translated + 0.1 - case.input), 1.0)
+    np.testing.assert_allclose(case.doubt, np.minimum(cycle, 2), atol=1e-4)
+    assert [c.doubt is None for c in cases] == [False, True, False, True]
 
 
 def test_a_subject_of_the_other_domain_only_is_no_truth(tiny_records, tmp_path):
@@ -143,14 +148,14 @@ def test_one_direction_alone(tiny_records):
     metrics, cases, _ = evaluate_on_records({"a2b": exact()["a2b"]}, tiny_records)
     assert "b2a" not in metrics
     assert metrics["a2b"]["unpaired"]["cycle_mae"] is None
-    assert cases[0].cycled is None
+    assert cases[0].cycled is None and cases[0].doubt is None
 
 
 def test_a_limit(tiny_records):
     models = exact()
     metrics, _, _ = evaluate_on_records(models, tiny_records, limit=1)
     assert len(metrics["a2b"]["translated"]["subjects"]) == 1
-    assert len(models["a2b"].given) == 2  # one volume there, one cycle back
+    assert len(models["a2b"].given) == 9  # one volume there, one cycle back, seven of both for the uncertainty
     with pytest.raises(InputError, match="limit is 0"):
         evaluate_on_records(models, tiny_records, limit=0)
 

@@ -1,6 +1,7 @@
 """`python -m cyclescan.demo`: the whole tour on the digital knee, from nothing to a report and served models.
 
-This is the only module of cyclescan that imports data_prep: it walks through the whole house.
+This is the only room of cyclescan that imports data_prep: it walks through the whole house. Both tours, the whole one
+and the quick one, end in one page that tells what happened.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from cyclescan.common import command
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, write_json
 from cyclescan.config.presets import preset
+from cyclescan.demo import quick as quickly
 from cyclescan.reporting import tour
 
 log = logging.getLogger(__name__)
 
 SHAPE = (32, 64, 64)
-WRITTEN = ("scans", "records", "run", "translated", "report.html", "saved_models", "metrics.json")
+WRITTEN = ("scans", "records", "run", "translated", "report.html", quickly.PAGE, "saved_models", "metrics.json")
+OUT, QUICK_OUT = "demo", "demo-quick"
 TEST_SUBJECTS = 6
 VAL_SUBJECTS = 2
 
@@ -35,7 +38,7 @@ def demo(
     settings: list[str] | None = None,
     workers: int = 2,
 ) -> dict:
-    """Go the whole way: digital knees, records, pseudo-pairs, training, translation, evaluation, report and export.
+    """Go the whole way: digital knees, records, pairs, training, translation, evaluation, report, export, one page.
 
     Args:
         out: a new folder for everything.
@@ -95,9 +98,11 @@ def demo(
     clock.lap("translate")
 
     log.info("6/6 report and SavedModels")
-    page = report.write(run.path, records, out / "report.html", evaluated=evaluated)
+    report.write(run.path, records, out / "report.html", evaluated=evaluated)
     export.export(run.path, out / "saved_models")
     clock.lap("report and export")
+    page = quickly.tell(run.path, out / quickly.PAGE, seed, shape, subjects // 2)
+    clock.lap("page")
 
     metrics: dict[str, Any] = {direction: evaluated[0][direction] for direction in DIRECTIONS}
     metrics |= {"seconds": clock.seconds(), "notice": NOTICE}
@@ -120,7 +125,16 @@ def _translate_one(out: Path, run: Path, tested: list[str]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="demo", help="a new folder for everything")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"train nothing: two new knees, translated by the model {quickly.MODEL}, and the page of them, in less "
+        "than a minute; of the other options --out, --seed, --shape and --no-open count",
+    )
+    parser.add_argument(
+        "--out", default=None, help=f"a new folder for everything; default: {OUT}, or {QUICK_OUT} with --quick"
+    )
+    parser.add_argument("--no-open", action="store_true", help="do not show the page in the browser")
     parser.add_argument("--seed", type=int, default=0)
     minutes_help = "train no longer than this, with a shorter schedule; for longer: --set steps=N"
     parser.add_argument("--minutes", type=float, default=None, help=minutes_help)
@@ -136,13 +150,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise InputError(f"--minutes is {arguments.minutes}; it must be positive.")
-    demo(**{**vars(arguments), "shape": tuple(arguments.shape)})
-    command.next_step(f"your own scans: {command.call('data-prep scans', 'FOLDER')}, then docs/get-started/own-data.md")
+    values = {**vars(arguments), "shape": tuple(arguments.shape)}
+    is_quick, no_open = values.pop("quick"), values.pop("no_open")
+    out = Path(values.pop("out") or (QUICK_OUT if is_quick else OUT))
+    if is_quick:
+        if values["minutes"] is not None or values["settings"]:
+            raise InputError("--quick trains nothing, so --minutes and --set are not allowed beside it.")
+        quickly.quick(out, values["seed"], values["shape"])
+    else:
+        demo(out, **values)
+    shown = not no_open and quickly.open_page(out / quickly.PAGE)
+    look = "" if shown else f"open {(out / quickly.PAGE).resolve().as_uri()} in a browser; "
+    command.next_step(
+        f"{look}your own scans: {command.call('data-prep scans', 'FOLDER')}, then docs/get-started/own-data.md"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     return command.run("The whole tour on the digital knee.", add_arguments, run, "python -m cyclescan.demo", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
