@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cyclescan import NOTICE, __version__
-from cyclescan.common import command, page, tables
+from cyclescan.common import command, page
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, walk, write_json
 
@@ -32,6 +32,7 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
             site has no subjects, or a subject no site.
     """
     from cyclescan.evaluation import endpoints, file_pairs
+    from cyclescan.evaluation import sites as site_tables
     from cyclescan.evaluation.agreement import FEWEST
     from cyclescan.scans import volume as volumes
 
@@ -42,7 +43,7 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
             f"{len(names)} of the {len(pairs['predicted'])} predicted volumes has a reference and a mask of its name; "
             f"agreement needs at least {FEWEST} subjects."
         )
-    site_of = _sites(arguments.sites, names)
+    site_of = site_tables.read(arguments.sites, names)
     masks = {}
     for name in names:
         file_pairs.check_grids({role: files[name] for role, files in pairs.items()})
@@ -62,24 +63,6 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
                 row |= {f"{role}_{key}": value for key, value in values[region].items()}
             rows.append(row)
     return rows, sorted(set(site_of.values()) - {""}), names
-
-
-def _sites(table: str | None, names: Sequence[str]) -> dict[str, str]:
-    if table is None:
-        return dict.fromkeys(names, "")
-    path = Path(table)
-    rows = [row for _, row in tables.read(path, ("site",))]
-    key = next((key for key in ("subject", "participant_id") if rows and key in rows[0]), None)
-    if key is None:
-        raise InputError(f"The table {path} needs a column subject or participant_id beside site.")
-    site_of = {row[key]: row["site"] for row in rows}
-    found = {name: site_of.get(name) or site_of.get(Path(name).name) or "" for name in names}
-    for name, site in found.items():
-        if not site:
-            raise InputError(f"The table {path} has no site for {name}; every subject needs one.")
-    if empty := sorted(set(site_of.values()) - set(found.values())):
-        raise InputError(f"The site {empty[0]} of {path} has no subject among the volumes; leave it out of the table.")
-    return found
 
 
 def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Sequence[str]) -> dict:

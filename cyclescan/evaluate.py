@@ -26,7 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the volumes that were translated, of the same names: adds KL(source || predicted) and the measures of "
         "the untranslated source",
     )
-    parser.add_argument("--out", default="evaluation", help="folder for metrics.json and metrics.csv")
+    parser.add_argument(
+        "--out",
+        default="evaluation",
+        help="folder for metrics.json and metrics.csv, and with --source histograms.csv, .svg and .pdf: the histograms "
+        "before and after, subject by subject",
+    )
+    parser.add_argument(
+        "--sites", default=None, help="a .tsv or .csv with the columns subject and site, for the histograms"
+    )
     parser.add_argument(
         "--data-range",
         type=float,
@@ -57,8 +65,15 @@ def run(arguments: argparse.Namespace) -> int | None:
         arguments.out,
         arguments.data_range,
         arguments.mask,
+        arguments.sites,
         done,
     )
+    if "histograms" in result:
+        from cyclescan.reporting import histograms_page
+
+        histograms_page.write({"": result["histograms"]}, Path(arguments.out), "histograms")
+        number, sentence = histograms_page.headline(result["histograms"], "scans")
+        sys.stdout.write(f"{number}, {sentence}.\n\n")
     if left := result["without_prediction"]:
         log.warning("%d reference volumes have no prediction and are left out: %s.", len(left), file_pairs.some(left))
     sys.stdout.write(table(result))

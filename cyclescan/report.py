@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are still there",
     )
     parser.add_argument("--out", default=None, help="the page; default: RUN/report.html")
+    parser.add_argument(
+        "--sites",
+        default=None,
+        help="a .tsv or .csv with the columns subject (as the page names it) and site, for the histograms",
+    )
     parser.add_argument("--weights", default="last", help="last, best or a step")
     parser.add_argument("--limit", type=int, default=None, help="at most so many test volumes of each direction")
 
@@ -37,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             records = stored
         else:
             log.warning("The records %s are not there; the page has no measures and no pictures.", stored)
-    page = write(arguments.run, records, arguments.out, arguments.weights, arguments.limit)
+    page = write(arguments.run, records, arguments.out, arguments.weights, arguments.limit, sites=arguments.sites)
     log.info("%s is written.", page)
     served = command.call("export", "--run", arguments.run, "--out", "MODELS")
     command.next_step(f"open {page} in a browser; to hand the model on: {served}")

@@ -406,3 +406,35 @@ def test_metaimages_are_compared_and_grids_that_differ_say_how_far(call, folders
 
 def test_an_empty_path_is_not_this_folder(call):
     refused(call("--source", ""), "The argument source is empty")
+
+
+def test_histograms_before_and_after_by_subject_and_site(folders, call):
+    """A CSV in which every value has its definition, figures for print, and a sentence; as `report` has them."""
+    (folders / "sites.tsv").write_text("subject\tsite\nsub-1\tnorth\nsub-2\tsouth\n")
+    code, said, _ = call("--source", folders / "source", "--sites", folders / "sites.tsv")
+    assert code == 0
+    with open(folders / "out" / "histograms.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 2 * 3  # subjects, regions, measures: noise is not known here
+    assert all(row["unit"] == "nats" and "KL(" in row["definition"] and row["bins"] == "128" for row in rows)
+    assert {(row["subject"], row["site"]) for row in rows} == {("site/sub-1", "north"), ("site/sub-2", "south")}
+    low, high = (float(rows[0][key]) for key in ("low", "high"))
+    counts = [histograms.count(volume.read(folders / name / "site" / file).array, (low, high))
+              for name, file in (("reference", "sub-1.nii"), ("predicted", "sub-1.nii.gz"))]  # fmt: skip
+    row = next(
+        r for r in rows if r["subject"] == "site/sub-1" and r["region"] == "everything" and r["measure"] == "real_after"
+    )
+    assert float(row["value"]) == pytest.approx(histograms.kl_divergence(*counts), rel=1e-4)
+    assert (folders / "out" / "histograms.svg").read_text().startswith("<?xml")
+    assert (folders / "out" / "histograms.pdf").read_bytes().startswith(b"%PDF")
+    assert re.search(r"nats KL over the body, the mean, without noise \(median of 2 subjects", said)
+    assert call("--source", folders / "source")[0] == 0  # what is ours is replaced
+    (folders / "out" / "histograms.svg").write_text("mine")
+    refused(call("--source", folders / "source"), r"histograms\.svg .*figure of histograms")
+    (folders / "sites.tsv").write_text("subject\tsite\nsub-1\tnorth\n")
+    refused(call("--source", folders / "source", "--sites", folders / "sites.tsv"), "no site for site/sub-2")
+
+
+def test_without_a_source_there_is_no_before(folders, call):
+    assert call()[0] == 0
+    assert not list((folders / "out").glob("histograms*"))

@@ -136,6 +136,19 @@ def test_numbers_are_those_of_the_evaluation(tiny_records, tmp_path):
             assert f"{mean:.2f} ± {sd:.2f}" in page.words
         kl = evaluated[2][direction]["kl"]
         assert f"KL(input ‖ generated) {kl['input_generated']:.3f} nats" in page.words
+        of_body = [r["real_after"] for r in evaluated[2][direction]["subjects"]["values"] if r["region"] == "body"]
+        assert f"{title}, histogram: {np.median(of_body):.2f} nats KL over the body," in page.words
+    assert page.words.index("KL over the body") < page.words.index("dB PSNR")  # the report leads with it
+    with open(tmp_path / "page-histograms.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 2 * 2 * 3  # directions, subjects, regions, measures
+    assert {row["definition"].split(":")[0] for row in rows} > {"KL(real || after)"}
+    assert all((tmp_path / f"page-histograms-{d}.{kind}").exists() for d in ("a2b", "b2a") for kind in ("svg", "pdf"))
+    table = tmp_path / "sites.tsv"
+    table.write_text("subject\tsite\ns5\tnorth\ns6\tsouth\n")
+    path = report.write(run.path, tiny_records, tmp_path / "page.html", evaluated=evaluated, sites=table)
+    words = Page(path.read_text()).words
+    assert "body all 2 " in words and "body north 1 " in words and "everything south 1 " in words
     assert "128 bins over [−1, 1], ε = 1e-06" in page.words
     assert "s5" in page.words and "8 × 16 × 16 voxels of 3 × 2 × 2 mm" in page.words
 

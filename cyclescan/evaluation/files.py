@@ -14,6 +14,7 @@ from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
 from cyclescan.evaluation import file_pairs, histograms, metrics
+from cyclescan.evaluation import sites as site_tables
 from cyclescan.preprocessing import body, fill, geometry
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.volume import Volume
@@ -24,6 +25,7 @@ JSON, CSV = "metrics.json", "metrics.csv"
 NAMES = (*metrics.NAMES, *metrics.ROBUST_NAMES)
 PARTS = ("source", "masked", "source_masked")  # of what else there are measures
 BODY = "body"
+IMAGES = {"before": "source", "after": "predicted"}  # of the histograms, and whose volumes they are
 FAR = 2.0  # a data range so many times that of 99.9 % of the voxels is said: 6 dB of PSNR
 GIVEN = "given with --data-range"
 FOUND = "largest minus smallest voxel of all reference volumes that have a partner on their grid"
@@ -37,6 +39,7 @@ def evaluate(
     out: str | Path = "evaluation",
     data_range: float | None = None,
     mask: str | Path | None = None,
+    sites: str | Path | None = None,
     done: Callable[[str, InputError | None], None] | None = None,
 ) -> dict:
     """Compare volumes pair by pair and write OUT/metrics.json and OUT/metrics.csv.
@@ -47,13 +50,14 @@ def evaluate(
     Args:
         predicted: translated volumes, a NIfTI file or a folder that is searched for them.
         reference: the true volumes of the target domain.
-        source: the volumes that were translated: adds KL(source || predicted), as the seed measures it, and the
-            measures of the untranslated source as a baseline.
+        source: the volumes that were translated: adds KL(source || predicted), as the seed measures it, the measures of
+            the untranslated source as a baseline, and `histograms`, see `histograms.Comparison.found`.
         out: a folder.
         data_range: for PSNR and SSIM; None for that of all reference volumes together, so that the values of
             different volumes can be compared.
         mask: masks of the same names (what is not 0 counts), or `BODY` for the body of each reference, see
             `body.mask`: the measures within them are given beside those of the whole volumes.
+        sites: a table with the columns subject and site, see `sites.read`, for the histograms.
         done: called for each predicted volume as it ends, with the reason when it failed.
 
     Returns:
@@ -71,6 +75,7 @@ def evaluate(
     out = make_folder(out)
     refuse_foreign(out / JSON, lambda path: states(path, "cyclescan_version", "definitions"), "result of `evaluate`")
     refuse_foreign(out / CSV, lambda path: begins_with(path, f"volume,{metrics.NAMES[0]},"), "result of `evaluate`")
+    site_of = site_tables.read(sites, sorted(pairs["predicted"]))
     failed: dict[str, str] = {}
 
     def ended(name: str, error: InputError | None = None) -> None:
@@ -105,11 +110,16 @@ def evaluate(
     reach = data_range or (limits["reference"].width if comparable else 0.0)
     if comparable:
         _warn_of_range(limits["reference"], reach)
+        own = {after: limits[role].robust for after, role in IMAGES.items()} if source else None
+        comparison = histograms.Comparison(limits["reference"].robust, own)
     for name in progress(comparable, desc="comparing", unit="volume"):
         try:
             scans = {role: volumes.read(pairs[role][name]) for role in given}
-            within = _within(scans, bool(mask))
-            rows.append({"volume": name, **_compare(scans, reach, limits, within)})
+            within = _within(scans) if mask or source else None
+            rows.append({"volume": name, **_compare(scans, reach, limits, within if mask else None)})
+            if source and within is not None and within.any():
+                images = {image: scans[role].array for image, role in (IMAGES | {"real": "reference"}).items()}
+                comparison.add(name, site_of[name], images, within)
         except Exception as error:  # as above
             ended(name, of_item(error, pairs["predicted"][name]))
             continue
@@ -119,6 +129,8 @@ def evaluate(
         raise InputError(f"None of the {len(failed)} predicted volumes can be compared; the first is {name}: {reason}")
 
     result = _result(rows, limits, reach, GIVEN if data_range else FOUND)
+    if source and len(comparison):
+        result["histograms"] = comparison.found()
     result["failed"] = [{"volume": name, "reason": reason} for name, reason in sorted(failed.items())]
     result["without_prediction"] = sorted(set(pairs["reference"]) - set(pairs["predicted"]))
     write_json(out / JSON, result)
@@ -163,10 +175,8 @@ def _warn_of_range(limits: _Limits, reach: float) -> None:
         )  # fmt: skip
 
 
-def _within(scans: dict[str, Volume], masked: bool) -> np.ndarray | None:
+def _within(scans: dict[str, Volume]) -> np.ndarray:
     """The voxels that count apart from all: those of the mask that was read, or the body of the reference."""
-    if not masked:
-        return None
     if "mask" in scans:
         return scans["mask"].array != 0
     canonical, record = geometry.to_canonical(scans["reference"])

@@ -20,6 +20,8 @@ from cyclescan.evaluation.baselines import POOL, HistogramMatching, identity
 from cyclescan.evaluation.metrics import all_metrics, mae, same_grid, summarize
 from cyclescan.evaluation.seams import TranslatesByWindows, seam_scores
 from cyclescan.inference import doubt
+from cyclescan.inference.translator import Translator
+from cyclescan.preprocessing import body
 from cyclescan.records import Record
 from cyclescan.scans.volume import spacing_of
 
@@ -105,7 +107,8 @@ def evaluate_on_records(
           the number of `volumes`, the `cycle_mae`, `kl`, and `seams` of the first volume; and `about`;
         * cases: up to `PICTURES` volumes of each direction;
         * histograms: `histograms.compare` for each direction; the target's is that of the real volumes of the target
-          domain in the same split.
+          domain in the same split. And `subjects`, see `histograms.Comparison.found`, with noise where the model knows
+          that of the target.
 
     Raises:
         InputError: there are no records to test on, or one is damaged.
@@ -153,24 +156,26 @@ def _one_direction(
     jobs: list[tuple[_Entry, _Entry | None]],
     names: dict[str, str],
     folder: Path,
-    target_counts: np.ndarray,
+    target_counts: dict[str, np.ndarray],
 ) -> _Result:
     source, target = direction[0], direction[2]
     matching = HistogramMatching(_training_volumes(folder, target)) if jobs[0][1] else None
     back = translators.get(f"{target}2{source}")
     rows: dict[str, list] = {method: [] for method in METHODS}
     cases: list[Case] = []
-    cycle, counts = [], {name: np.zeros(histograms.BINS, np.int64) for name in ("input", "generated")}
+    cycle, comparison = [], histograms.Comparison(LIMITS)
     for entry, truth_entry in progress(jobs, desc=f"{names[source]} to {names[target]}", unit="volume"):
         real = entry.read()
         fake = _translated(translators[direction], real.voxels, direction, real.subject)
-        counts["input"] += histograms.count(real.voxels, LIMITS)
-        counts["generated"] += histograms.count(fake, LIMITS)
         cycled = None
         if back is not None:
             cycled = _translated(back, fake, f"{target}2{source}", real.subject)
             cycle.append(mae(cycled, real.voxels))
-        truth = truth_entry.read().voxels if truth_entry else None
+        true_record = truth_entry.read() if truth_entry else None
+        truth = true_record.voxels if true_record else None
+        images = {"before": real.voxels, "after": fake} | ({} if truth is None else {"real": truth})
+        images |= _noisy(translators[direction], fake, [len(comparison)])
+        comparison.add(real.subject, "", images, _body(true_record or real))
         if truth is not None and matching is not None:
             candidates = zip(METHODS, (fake, identity(real.voxels), matching(real.voxels)), strict=True)
             for method, candidate in candidates:
@@ -191,12 +196,14 @@ def _one_direction(
                 doubt=None if cases or back is None else _doubt(translators[direction], back, real.voxels, fake),
             )
             cases.append(case)
-    compared = histograms.compare(counts["input"], counts["generated"], target_counts, LIMITS)
+    subjects = comparison.found(target_counts)
+    counts = [np.array(subjects["counts"]["everything"][name]) for name in ("before", "after")]
+    compared = histograms.compare(*counts, target_counts["everything"], LIMITS) | {"subjects": subjects}
     metrics: dict[str, Any] = {method: _summary(rows[method]) for method in METHODS if rows[method]}
     metrics["unpaired"] = {
         "volumes": len(jobs),
         "cycle_mae": float(np.mean(cycle)) if cycle else None,
-        "kl": {key: value for key, value in compared.items() if key != "counts"},
+        "kl": {key: value for key, value in compared.items() if key not in ("counts", "subjects")},
         "seams": seam_scores(translators[direction], jobs[0][0].read().voxels),
     }
     return _Result(metrics, cases, compared)
@@ -215,16 +222,30 @@ def _choose_split(folder: Path) -> str:
     raise InputError(f"{folder} has neither test nor validation volumes of both domains; split it with --split.")
 
 
-def _survey(folder: Path, domain: str) -> tuple[list[_Entry], np.ndarray]:
-    """Every record of a domain without its voxels, and the histogram of all of them; checksums are verified."""
-    found, counts = [], np.zeros(histograms.BINS, np.int64)
+def _survey(folder: Path, domain: str) -> tuple[list[_Entry], dict[str, np.ndarray]]:
+    """Every record of a domain without its voxels, and the histograms of all by region; checksums are verified."""
+    found, counts = [], {region: np.zeros(histograms.BINS, np.int64) for region in histograms.REGIONS}
     for shard in records.shards(folder, domain):
         for place, record in zip(records.index(shard), records.read_shard(shard), strict=True):
             found.append(_Entry((str(shard), *place), record.subject, record.voxels.shape, record.affine))
-            counts += histograms.count(record.voxels, LIMITS)
+            counts["everything"] += histograms.count(record.voxels, LIMITS)
+            counts["body"] += histograms.count(record.voxels[_body(record)], LIMITS)
     if not found:
         raise InputError(f"{folder} has no records of domain {domain}.")
     return found, counts
+
+
+def _body(record: Record) -> np.ndarray:
+    """Where the body is; the whole volume where none is found."""
+    mask = body.mask(record.voxels) if record.mask is None else record.mask.astype(bool)
+    return mask if mask.any() else np.ones_like(mask)
+
+
+def _noisy(translator: TranslatesByWindows, fake: np.ndarray, seed: list[int]) -> dict[str, np.ndarray]:
+    """The translation with noise, from a model that knows the target's."""
+    if not isinstance(translator, Translator) or not translator.knows_noise:
+        return {}
+    return {"noisy": translator.array_with_noise(fake, seed)}
 
 
 def _with_truth(sources: list[_Entry], targets: list[_Entry]) -> list[tuple[_Entry, _Entry | None]]:

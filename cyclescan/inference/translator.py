@@ -229,6 +229,11 @@ class Translator:
         return self._domain(2)["intensity"]
 
     @property
+    def knows_noise(self) -> bool:
+        """Whether the model knows the noise of the target's scans."""
+        return Noise.of(self._domain(2)) is not None
+
+    @property
     def noise(self) -> Noise:
         """The noise of the target's training scans.
 
@@ -346,6 +351,11 @@ class Translator:
             InputError: the model does not know the noise.
         """
         return self.noise.add(volume, np.random.default_rng(seed))[0]
+
+    def array_with_noise(self, array: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+        """The same for the result of `translate_array`, on [-1, 1], at the working spacing."""
+        scan = Volume(intensity.invert(array, self.target_intensity), np.diag([*self.data["spacing_mm"], 1.0]))
+        return intensity.apply(self.with_noise(scan, seed).array, self.target_intensity)
 
     def restore_doubt(self, array: np.ndarray, records: list[dict]) -> Volume:
         """Bring the result of `doubt` onto the grid of the scan, in the target's intensities; what was cropped is 0."""

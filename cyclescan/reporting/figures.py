@@ -145,33 +145,6 @@ def error_limit(cases: Sequence[Case]) -> float:
     return max(0.1, math.ceil(10 * largest - 1e-9) / 10)
 
 
-def intensity_histograms(compared: dict, source: str, target: str) -> str:
-    """Draw the input, generated and target intensities of one direction; from `histograms.compare`."""
-    edges = np.linspace(compared["range"][0], compared["range"][1], compared["bins"] + 1)
-    series = (
-        ("input", f"input, {source}", GREY, 1.2),
-        ("target", f"real {target}", ORANGE, 1.6),
-        ("generated", f"generated {target}", BLUE, 1.6),
-    )
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.1), facecolor=SURFACE, layout="constrained")
-        axes = figure.add_subplot()
-        for key, label, colour, width in series:
-            counts = np.asarray(compared["counts"][key], float)
-            share = counts / counts.sum()
-            if key == "input":
-                axes.stairs(share, edges, fill=True, color=colour, alpha=0.25, label=_plain(label))
-            else:
-                axes.stairs(share, edges, color=colour, linewidth=width, label=_plain(label))
-        axes.set_yscale("log")  # air fills most of a scan, and would flatten all else
-        axes.set_ylim(bottom=1e-5)
-        axes.set_xlim(*compared["range"])
-        axes.set_xlabel("intensity, scaled to [−1, 1]")
-        axes.set_ylabel("fraction of voxels")
-        axes.legend(loc="upper right")
-        return _svg(figure)
-
-
 def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names: dict[str, str]) -> str | None:
     """Return the losses of a run over its steps, in groups of one scale, and the validation score where there is one.
 
@@ -218,7 +191,7 @@ def loss_curves(history: dict[str, np.ndarray], scores: dict[int, float], names:
             transform = grid[0].get_xaxis_transform()
             grid[0].text(*place, " warm-up ends", transform=transform, va="top", color=QUIET, fontsize=8)
         grid[-1].set_xlabel("step")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def warmup_end(history: dict[str, np.ndarray]) -> float | None:
@@ -291,7 +264,8 @@ def _png(figure: Figure) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """A figure as the text of an `<img src="data:...">`, the same each time."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -24,8 +24,9 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, refuse_foreign, write_text
 from cyclescan.config import Config
 from cyclescan.config.presets import PRESETS
+from cyclescan.evaluation import histograms, seams
 from cyclescan.evaluation import metrics as measures
-from cyclescan.evaluation import seams
+from cyclescan.evaluation import sites as site_tables
 from cyclescan.preprocessing import Options, intensity
 from cyclescan.scans import viewer
 from cyclescan.scans.viewer import Kind, Layer, Study
@@ -55,6 +56,7 @@ def write(
     weights: str | int = "last",
     limit: int | None = None,
     evaluated: tuple[dict, list, dict] | None = None,
+    sites: str | Path | None = None,
 ) -> Path:
     """Write the report of a run, a single HTML file that loads nothing from outside.
 
@@ -67,9 +69,10 @@ def write(
         limit: at most so many test volumes of each direction; None for all.
         evaluated: what `evaluation.paired.evaluate_on_records` returned for this run and these records, if that has
             been done already; None to do it here.
+        sites: a table with the columns subject and site, see `evaluation.sites.read`, for the histograms.
 
     Returns:
-        The path of the page.
+        The path of the page. Beside it are PAGE-histograms.csv and, for each direction, .svg and .pdf.
 
     Raises:
         InputError: the run or the records cannot be read, or do not belong together.
@@ -96,8 +99,27 @@ def write(
                 "The data set has no test volumes: measures and pictures are of its validation volumes. Choosing the "
                 "best checkpoint may have looked at them."
             )
+    if info and evaluated:
+        found = _by_site({direction: of["subjects"] for direction, of in evaluated[2].items()}, sites)
+        from cyclescan.reporting import histograms_page
+
+        histograms_page.write(found, out.parent, f"{out.stem}-histograms")
+        compared = {direction: of | {"subjects": found[direction]} for direction, of in evaluated[2].items()}
+        evaluated = (*evaluated[:2], compared)
     write_text(out, _page(run, info, evaluated if info else None, weights, notes))
     return out
+
+
+def _by_site(found: dict[str, dict], table: str | Path | None) -> dict[str, dict]:
+    """The histograms of both directions with the site of each subject, where a table says it."""
+    if table is None:
+        return found
+    names = sorted({row["subject"] for of in found.values() for row in of["values"]})
+    site_of, placed = site_tables.read(table, names), {}
+    for direction, of in found.items():
+        values = [row | {"site": site_of[row["subject"]]} for row in of["values"]]
+        placed[direction] = of | {"values": values, "summary": histograms.summarize(values)}
+    return placed
 
 
 def _check_belongs(run: Run, info: dict, records: str | Path) -> None:
@@ -150,7 +172,7 @@ def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | i
 
 def _direction(direction: str, names: Mapping[str, str], metrics: dict, cases: list, compared: dict) -> dict:
     """What the page says of one direction."""
-    from cyclescan.reporting import figures
+    from cyclescan.reporting import histograms_page
 
     source, target = names[direction[0]], names[direction[2]]
     methods = [method for method in METHODS if method in metrics]
@@ -182,6 +204,8 @@ def _direction(direction: str, names: Mapping[str, str], metrics: dict, cases: l
         "target": target,
         "title": f"{source} to {target}",
         "headline": headline(metrics, compared, target),
+        "of_body": histograms_page.headline(compared["subjects"], target),
+        "by_subject": histograms_page.tables(compared["subjects"], number),
         "rows": rows,
         "subjects": subjects,
         "unpaired": metrics["unpaired"],
@@ -190,7 +214,7 @@ def _direction(direction: str, names: Mapping[str, str], metrics: dict, cases: l
             for way, scores in metrics["unpaired"]["seams"].items()
         },
         "histograms": compared,
-        "histogram_picture": figures.intensity_histograms(compared, source, target),
+        "histogram_picture": histograms_page.picture(compared["subjects"]),
         "range": [number(limit, 0) for limit in compared["range"]],
         "kl": {key: number(value, 3) for key, value in compared["kl"].items()},
     }

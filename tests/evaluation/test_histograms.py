@@ -65,3 +65,46 @@ def test_the_values_of_the_seed_stand_with_what_defines_them():
         "unit": "nats",
     }
     assert found["counts"]["generated"] == [1, 3, 4, 0]
+
+
+def test_subjects_before_and_after_by_hand():
+    """Each region by itself; a subject without a real scan of its own is compared with all real ones."""
+    comparison = histograms.Comparison((-1, 1))
+    rng = np.random.default_rng(0)
+    body = np.zeros((6, 8, 8), bool)
+    body[:3] = True
+    images = {name: rng.uniform(low, 1, body.shape) for name, low in (("before", -1), ("after", -0.5), ("real", -0.4))}
+    comparison.add("s1", "north", images | {"noisy": images["real"]}, body)
+    comparison.add("s2", "south", {name: images[name] for name in ("before", "after")}, body)
+    count = lambda name, where: histograms.count(images[name][where], (-1, 1))  # noqa: E731
+    everywhere = np.ones_like(body)
+    of_all = {"body": count("before", body), "everything": count("before", everywhere)}
+    found = comparison.found(of_all)
+    assert len(comparison) == 2
+    rows = {(row["subject"], row["region"]): row for row in found["values"]}
+    for region, where in (("body", body), ("everything", everywhere)):
+        own, other = rows["s1", region], rows["s2", region]
+        assert (own["against"], other["against"]) == ("own scan", "all real scans")
+        assert own["real_after"] == histograms.kl_divergence(count("real", where), count("after", where)) > 0
+        assert own["real_noisy"] == 0
+        assert own["before_after"] == histograms.kl_divergence(count("before", where), count("after", where))
+        assert other["real_before"] == 0 and "real_noisy" not in other
+        assert sum(found["counts"][region]["after"]) == 2 * where.sum()
+        assert found["counts"][region]["real"] == of_all[region].tolist()  # not every subject has its own
+    median = next(
+        r for r in found["summary"] if (r["region"], r["site"], r["measure"]) == ("body", "all", "real_after")
+    )
+    values = [rows[s, "body"]["real_after"] for s in ("s1", "s2")]
+    assert (median["median"], median["least"], median["most"]) == (np.mean(values), min(values), max(values))
+    assert {r["site"]: r["subjects"] for r in found["summary"]} == {"all": 2, "north": 1, "south": 1}
+
+
+def test_each_image_on_its_own_range_as_the_seed_compares_them():
+    """A translation that multiplies changes nothing then; against the real scan it does."""
+    before = np.random.default_rng(1).uniform(0, 10, (4, 4, 4))
+    own = {"before": (0, 10), "after": (0, 100)}
+    comparison = histograms.Comparison((0, 10), own)
+    comparison.add("s", "", {"before": before, "after": 10 * before, "real": before}, np.ones((4, 4, 4), bool))
+    row = comparison.values()[0]
+    assert row["before_after"] == pytest.approx(0, abs=1e-9)
+    assert row["real_before"] == 0 < row["real_after"]
