@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int | None:
     from cyclescan.evaluation import file_pairs
     from cyclescan.evaluation.files import evaluate, table
+    from cyclescan.reporting import histograms_page
+
+    if arguments.source:
+        histograms_page.check(Path(arguments.out), "histograms", [""])
 
     def done(name: str, error: InputError | None) -> None:
         if error:
@@ -69,8 +73,6 @@ def run(arguments: argparse.Namespace) -> int | None:
         done,
     )
     if "histograms" in result:
-        from cyclescan.reporting import histograms_page
-
         histograms_page.write({"": result["histograms"]}, Path(arguments.out), "histograms")
         number, sentence = histograms_page.headline(result["histograms"], "scans")
         sys.stdout.write(f"{number}, {sentence}.\n\n")

@@ -431,6 +431,7 @@ def test_histograms_before_and_after_by_subject_and_site(folders, call):
     assert call("--source", folders / "source")[0] == 0  # what is ours is replaced
     (folders / "out" / "histograms.svg").write_text("mine")
     refused(call("--source", folders / "source"), r"histograms\.svg .*figure of histograms")
+    (folders / "out" / "histograms.svg").unlink()
     (folders / "sites.tsv").write_text("subject\tsite\nsub-1\tnorth\n")
     refused(call("--source", folders / "source", "--sites", folders / "sites.tsv"), "no site for site/sub-2")
 

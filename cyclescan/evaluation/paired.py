@@ -197,8 +197,8 @@ def _one_direction(
             )
             cases.append(case)
     subjects = comparison.found(target_counts)
-    counts = [np.array(subjects["counts"]["everything"][name]) for name in ("before", "after")]
-    compared = histograms.compare(*counts, target_counts["everything"], LIMITS) | {"subjects": subjects}
+    before, after = (np.array(subjects["counts"]["everything"][name]) for name in ("before", "after"))
+    compared = histograms.compare(before, after, target_counts["everything"], LIMITS) | {"subjects": subjects}
     metrics: dict[str, Any] = {method: _summary(rows[method]) for method in METHODS if rows[method]}
     metrics["unpaired"] = {
         "volumes": len(jobs),

@@ -81,8 +81,8 @@ def rician(mean: np.ndarray, sd: float, first: np.ndarray, second: np.ndarray) -
         first, second: standard normal numbers of the same shape.
     """
     mean = np.maximum(np.asarray(mean, np.float32), 0)
-    sd = np.minimum(np.float32(sd), mean / np.float32(FLOOR))
-    over = np.divide(mean, sd, out=np.full_like(mean, FLOOR), where=sd > 0)
+    own = np.minimum(np.float32(sd), mean / np.float32(FLOOR))
+    over = np.divide(mean, own, out=np.full_like(mean, FLOOR), where=own > 0)
     lost = 1 + np.float32(FLOOR**2 - 1) * np.exp(-np.float32(FALL) * (over - np.float32(FLOOR)))
-    signal = np.sqrt(np.maximum(mean**2 - sd**2 * lost, 0))
-    return np.hypot(signal + sd * first, sd * second)
+    signal = np.sqrt(np.maximum(mean**2 - own**2 * lost, 0))
+    return np.hypot(signal + own * first, own * second)

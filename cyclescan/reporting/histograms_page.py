@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,34 @@ def write(found: Mapping[str, Mapping], out: Path, stem: str) -> list[Path]:
     Raises:
         InputError: a file of such a name is there and not ours.
     """
-    table = out / f"{stem}.csv"
-    refuse_foreign(table, lambda path: begins_with(path, ",".join(COLUMNS)), "table of histograms")
-    pictures = {
-        (direction, kind): out / f"{'-'.join(part for part in (stem, direction) if part)}.{kind}"
-        for direction in found
-        for kind in _METADATA
-    }
-    for path in pictures.values():
-        refuse_foreign(path, lambda path: b"cyclescan" in path.read_bytes(), "figure of histograms")
+    check(out, stem, list(found))
+    table, pictures = out / f"{stem}.csv", _pictures(out, stem, list(found))
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         stream.write(as_csv(found))
     for (direction, kind), path in pictures.items():
         with replacing(path) as temporary, matplotlib.rc_context(STYLE):
             figure(found[direction]).savefig(temporary, format=kind, metadata=_METADATA[kind])
     return [table, *pictures.values()]
+
+
+def check(out: Path, stem: str, directions: Sequence[str]) -> None:
+    """Refuse a folder in which `write` would replace what is not ours; for before any work is done.
+
+    Raises:
+        InputError: it would.
+    """
+    table = out / f"{stem}.csv"
+    refuse_foreign(table, lambda path: begins_with(path, ",".join(COLUMNS)), "table of histograms")
+    for path in _pictures(out, stem, directions).values():
+        refuse_foreign(path, lambda path: b"cyclescan" in path.read_bytes(), "figure of histograms")
+
+
+def _pictures(out: Path, stem: str, directions: Sequence[str]) -> dict[tuple[str, str], Path]:
+    return {
+        (direction, kind): out / f"{'-'.join(part for part in (stem, direction) if part)}.{kind}"
+        for direction in directions
+        for kind in _METADATA
+    }
 
 
 def as_csv(found: Mapping[str, Mapping]) -> str:
@@ -94,7 +107,8 @@ def headline(found: Mapping, target: str) -> tuple[str, str]:
 
 def figure(found: Mapping) -> Figure:
     """Pooled histograms of the body and of everything: before, after, with noise, and real."""
-    edges = np.linspace(*found["range"], found["bins"] + 1)
+    low, high = found["range"]
+    edges = np.linspace(low, high, found["bins"] + 1)
     styles = {
         "before": ("before", GREY, "-"),
         "after": ("after", BLUE, (0, (3, 1.2))),
@@ -125,7 +139,7 @@ def picture(found: Mapping) -> str:
         return as_svg(figure(found))
 
 
-def tables(found: Mapping, number) -> dict:
+def tables(found: Mapping, number: Callable[[float | None, int], str]) -> dict:
     """What the page of a run shows: the summary by region and site, and the values of each subject.
 
     Args:

@@ -77,6 +77,8 @@ def write(
     Raises:
         InputError: the run or the records cannot be read, or do not belong together.
     """
+    from cyclescan.reporting import histograms_page
+
     run = runs.read_run(run_path)
     out = run.path / "report.html" if out is None else Path(out)
     if out.is_dir():
@@ -84,6 +86,8 @@ def write(
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The output {out} is not the name of a page; it must end in .html.")
     refuse_foreign(out, page.is_ours, "page of cyclescan")
+    if records is not None:
+        histograms_page.check(out.parent, f"{out.stem}-histograms", DIRECTIONS)
     notes, info = [], None
     if records is None:
         notes.append("The training data were not at hand: this page has no measures and no pictures.")
@@ -101,8 +105,6 @@ def write(
             )
     if info and evaluated:
         found = _by_site({direction: of["subjects"] for direction, of in evaluated[2].items()}, sites)
-        from cyclescan.reporting import histograms_page
-
         histograms_page.write(found, out.parent, f"{out.stem}-histograms")
         compared = {direction: of | {"subjects": found[direction]} for direction, of in evaluated[2].items()}
         evaluated = (*evaluated[:2], compared)
