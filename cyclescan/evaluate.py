@@ -53,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int | None:
     from cyclescan.evaluation import file_pairs
     from cyclescan.evaluation.files import evaluate, table
-    from cyclescan.reporting import histograms_page
 
     if arguments.source:
+        from cyclescan.reporting import histograms_page
+
         histograms_page.check(Path(arguments.out), "histograms", [""])
 
     def done(name: str, error: InputError | None) -> None:
