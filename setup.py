@@ -99,7 +99,7 @@ setup(
         "endpoints": ["pingouin>=0.6"],
         # X-rays computed by exact ray tracing (a program in a wheel, for CPUs), and the search for a bone's pose
         "plan": ["plastimatch>=1.10", "cma>=4"],
-        "onnx": ["onnx>=1.19"],
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.20"],
         # ipyniivue: what `cyclescan.show` draws with; it carries its JavaScript along and asks no server
         "notebooks": ["jupyterlab>=4", "ipykernel>=6", "ipywidgets>=8", "ipyniivue>=2.4"],
         "test": [
@@ -116,6 +116,7 @@ setup(
             "highdicom>=0.27",
             "onnx>=1.19",
             "onnxruntime>=1.20",
+            "jsonschema>=4.20",
             "pyyaml>=6",
             "ruff>=0.8",
             "hypothesis>=6.100",

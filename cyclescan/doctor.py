@@ -29,7 +29,7 @@ LEAST_DISK = 2 * GIB
 EXTRAS = {
     "plan": (("plastimatch", "cma"), "cyclescan plan"),
     "endpoints": (("pingouin",), "cyclescan endpoints"),
-    "onnx": (("onnx",), "cyclescan export --onnx"),
+    "onnx": (("onnx", "onnxruntime"), "cyclescan export --onnx"),
     "notebooks": (("jupyterlab", "ipywidgets"), "notebooks/"),
 }
 FLOAT16, BFLOAT16 = (7, 0), (8, 0)  # compute capability from which GPUs are faster with them

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cyclescan.common import command
 from cyclescan.common.errors import InputError
+from cyclescan.common.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def export(
     window: Sequence[int] | None = None,
     max_voxels: int | None = None,
     onnx: bool = False,
+    formats: Sequence[str] = (),
 ) -> Path:
     """Write OUT/a2b/N, OUT/b2a/N and OUT/card.json; see `serving.saved_model.write`.
 
@@ -35,6 +37,7 @@ def export(
         window: voxels (depth, height, width) of the windows inside the graph; None for `DEFAULT_WINDOW`.
         max_voxels: a served volume may have so many; None for `saved_model.MAX_VOXELS`.
         onnx: write OUT/onnx/a2b-N.onnx and OUT/onnx/b2a-N.onnx too.
+        formats: folders for other programs, see `serving.bundles`; they hold the ONNX files, which are then written.
 
     Raises:
         InputError: there is no such run or checkpoint, the version is not new, or the folder cannot be written.
@@ -43,7 +46,13 @@ def export(
     from cyclescan.serving import saved_model
 
     max_voxels = max_voxels or saved_model.MAX_VOXELS
-    return saved_model.write(runs.read_run(run), out, version, weights, window, max_voxels, onnx)
+    onnx = onnx or bool(formats)
+    out = saved_model.write(runs.read_run(run), out, version, weights, window, max_voxels, onnx)
+    if formats:
+        from cyclescan.serving import bundles
+
+        bundles.write(out, read_json(out / "card.json")["version"], formats)
+    return out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx", action="store_true", help="write OUT/onnx/{a2b,b2a}-N.onnx too, for 3D Slicer, MONAI and Triton"
     )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=("slicer", "monai"),
+        default=[],
+        help="write OUT/slicer/ (an adapter for SlicerModalityConverter) or OUT/monai/ (a bundle) too, each with the "
+        "ONNX file of its direction",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -99,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         arguments.window,
         arguments.max_voxels,
         arguments.onnx,
+        arguments.format,
     )
     log.info("%s holds the models of both directions and %s", out, out / "card.json")
     used = command.call("translate", "--model", out, "--direction", "a2b", "SCANS", "OUT")

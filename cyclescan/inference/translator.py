@@ -13,9 +13,9 @@ from cyclescan.artifacts import card as cards
 from cyclescan.artifacts import checkpoints, exports, runs, shipped
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
-from cyclescan.common.files import read_json
+from cyclescan.common.files import read_json, sha256
 from cyclescan.config import Config
-from cyclescan.inference import doubt, lost, sliding_window
+from cyclescan.inference import doubt, lost, onnx_network, sliding_window
 from cyclescan.preprocessing import guard, intensity, prepare_as, restore
 from cyclescan.preprocessing.noise import Noise
 from cyclescan.scans.volume import Volume
@@ -30,7 +30,7 @@ class Origin:
 
     Attributes:
         model: the path it was loaded from.
-        kind: "run", "saved_model", or "served" where a server has it.
+        kind: "run", "saved_model", "onnx", or "served" where a server has it.
         version: the exported version's number, or the checkpoint's name.
         weights: "last", "best" or the step that was asked for.
         step: the training step of the weights.
@@ -117,8 +117,9 @@ class Translator:
         """Load one direction of a model.
 
         Args:
-            model: a training run, a folder written by `cyclescan.export`, one version folder below it, or the name
-                of a model that comes with cyclescan, see `shipped`.
+            model: a training run, a folder written by `cyclescan.export`, one version folder below it, an ONNX file
+                of it, which needs onnxruntime in place of TensorFlow, or the name of a model that comes with
+                cyclescan, see `shipped`.
             direction: "a2b" or "b2a".
             weights: of a run: "last", "best" or a step. An exported model has one set of weights.
             window: (depth, height, width) voxels on the working grid; None for `sliding_window.DEFAULT_WINDOW`.
@@ -144,6 +145,8 @@ class Translator:
             raise InputError(f"The direction is {direction!r}; allowed is {allowed}.")
         if not path.exists():
             path = shipped.find(str(model))
+        if path.suffix == onnx_network.SUFFIX and path.is_file():
+            return cls._from_onnx(path, direction, weights, window, overlap, mirror)
         if (path / "config.json").exists():
             return cls._from_run(path, direction, weights, window, overlap, mirror)
         found = exports.find(path, direction)
@@ -204,6 +207,28 @@ class Translator:
             return result["translated"].numpy()
 
         return cls(network, config, card["data"], direction, origin, window or card["window"], overlap, mirror)
+
+    @classmethod
+    def _from_onnx(cls, path, direction, weights, window, overlap, mirror) -> Translator:
+        network, facts = onnx_network.load(path)
+        if facts["direction"] != direction:
+            raise InputError(f"{path} translates {facts['direction']}, not {direction}.")
+        if weights != "last" or window is not None or overlap:
+            raise InputError(
+                f"--weights, --window and --overlap are not for the ONNX file {path}: it has one set of weights and "
+                "works on the whole volume in one piece."
+            )
+        origin = Origin(
+            model=str(path),
+            kind="onnx",
+            version=facts["version"],
+            weights=facts["weights"],
+            step=int(facts["step"]),
+            sha256=sha256(path),
+            preset=facts["preset"],
+            cyclescan_version=facts["cyclescan_version"],
+        )
+        return cls(network, Config.from_dict(facts["config"]), facts["data"], direction, origin, mirror=mirror)
 
     @property
     def version(self) -> str:

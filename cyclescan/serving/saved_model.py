@@ -146,6 +146,9 @@ def _save_onnx(run: Run, direction: str, weights, card: dict, path: Path) -> Non
             "source_scaling": domains[direction[0]]["scaling"],
             "target_intensity": domains[direction[2]]["intensity"],
             "limits": card["limits"],
+            "weights": card["weights"],
+            "data": run.data,
+            "config": card["config"],
         },
     )
 
