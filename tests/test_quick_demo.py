@@ -36,15 +36,7 @@ def out(tmp_path_factory):
     tiny.write_run(folder / "run", spacing_mm=(6.0, 4.375, 4.375), **domains)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quick, "MODEL", str(folder / "run"))
-        arguments = ["--quick", "--out", str(folder / "out"), "--shape", *SHAPE, "--seed", "3"]
-        assert demo.main(arguments) == 0
-        before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.*")}
-        first = read_json(folder / "out/metrics.json")
-        # again: what it made itself is replaced, by the same
-        assert demo.main(arguments) == 0
-        assert before.keys() == {*(folder / "out").rglob("*.*")}
-        again = read_json(folder / "out/metrics.json")
-        assert {**first, "seconds": 0} == {**again, "seconds": 0}
+        assert demo.main(["--quick", "--out", str(folder / "out"), "--shape", *SHAPE, "--seed", "3"]) == 0
     return folder / "out"
 
 
@@ -64,6 +56,7 @@ def test_files(out):
             assert {"psnr", "ssim", "mae"} <= metrics[direction][method].keys()
         assert metrics[direction]["lesion"]["contrast"] > 0.1  # fluid is bright in both
         assert metrics[direction]["lesion"]["surviving"] is not None
+    quick._refuse_foreign(out)  # nothing of its own stands in the way of another run
     assert metrics["seed"] == 3 and metrics["seconds"]["total"] > 0 and metrics["notice"] == NOTICE
 
 
@@ -131,9 +124,13 @@ def test_a_page_is_opened_where_somebody_sits(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_model_that_comes_with_cyclescan(tmp_path):
-    """In about half a minute on two cores; the figures of the card, to within what two knees differ."""
-    assert demo.main(["--quick", "--out", str(tmp_path / "out")]) == 0
-    metrics = read_json(tmp_path / "out/metrics.json")
+    """In half a minute each time the figures of the card, to within what two knees differ."""
+    found = []
+    for _ in range(2):  # the second time over what the first one left
+        assert demo.main(["--quick", "--out", str(tmp_path / "out")]) == 0
+        found.append({**read_json(tmp_path / "out/metrics.json"), "seconds": None})
+    metrics = found[0]
+    assert found[1] == metrics
     for direction, psnr in (("a2b", 17.4), ("b2a", 18.4)):
         assert metrics[direction]["translated"]["psnr"] == pytest.approx(psnr, abs=2)
         assert metrics[direction]["translated"]["psnr"] > metrics[direction]["histogram_matching"]["psnr"] + 4
