@@ -1,6 +1,7 @@
 """Fixtures: a tiny data set of two contrasts of the same random shapes."""
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cyclescan import records
 from cyclescan.common.files import sha256, write_json
 from cyclescan.preprocessing import detail
 
+TESTS = Path(__file__).parent
 SHAPE = (8, 16, 16)
 SPACING_MM = (3.0, 2.0, 2.0)
 SETTINGS = [
@@ -21,6 +23,25 @@ SETTINGS = [
     "discriminator_filters=4",
     "pool_size=3",
 ]
+
+
+# begun first, the longest at the top: with one of them begun last, a core would wait for it alone
+DEAR = [
+    "test_end_to_end.py",
+    "training/test_cyclegan.py",
+    "golden/test_golden.py",
+    "training/test_resume.py",
+    "training/test_distribution.py",
+    "test_docs.py",
+    "training/test_trainer.py",
+    "training/test_watching.py",
+    "test_report.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    places = {TESTS / name: place for place, name in enumerate(DEAR)}
+    items.sort(key=lambda item: places.get(item.path, len(DEAR)))
 
 
 def scan(seed: int, domain: str, shape=SHAPE) -> np.ndarray:

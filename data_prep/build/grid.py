@@ -89,4 +89,4 @@ def warn_of_cropping(
 
 def numbers(values: Sequence[float]) -> str:
     """Write numbers for a sentence: 3 x 1.1 x 1.1."""
-    return " x ".join(f"{v:g}" for v in values)
+    return " x ".join(str(int(v)) if float(v).is_integer() else f"{v:g}" for v in values)

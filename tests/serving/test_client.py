@@ -1,9 +1,8 @@
 """The client against a stand-in for TensorFlow Serving, over real connections: numbers, refusals, load, a swap."""
 
+import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,17 +75,14 @@ def test_a_nifti_goes_and_a_nifti_comes(run, exported, server, scan, tmp_path, t
     assert facts["model_sha256"] == Translator.load(exported, "a2b").origin.sha256
 
 
-def test_a_folder_with_a_bad_file(exported, server, scan, tmp_path):
+def test_a_folder_with_a_bad_file(exported, server, scan, capsys, tmp_path):
     """What `translate` does with a folder, the client does; the card alone is enough."""
     (tmp_path / "scans").mkdir()
     shutil.copy(scan, tmp_path / "scans" / "good.nii.gz")
     (tmp_path / "scans" / "bad.nii").write_bytes(b"no NIfTI")
-    command = [sys.executable, "-m", "cyclescan.serving.client", "--server", server.grpc, "--model", "b2a"]
-    command += ["--card", exported / "card.json", tmp_path / "scans", tmp_path / "out"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "failed: " in result.stderr
-    assert "bad.nii" in result.stderr
+    given = ["--model", "b2a", "--card", exported / "card.json", tmp_path / "scans", tmp_path / "out"]
+    assert main(server, "grpc", *given) == 1
+    assert re.search("failed: .*bad.nii", capsys.readouterr().err)
     facts = read_json(tmp_path / "out" / "good.json")
     assert (facts["source"], facts["target"], facts["direction"]) == ("ct", "ciss", "b2a")
     assert facts["model_sha256"] == Translator.load(exported, "b2a").origin.sha256

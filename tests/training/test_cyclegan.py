@@ -230,7 +230,7 @@ def test_a_step_has_the_same_bytes_each_time():
     data = {key: tf.constant(rng.uniform(size=(1, 16, 64, 64, 1)), tf.float32) for key in keys}
     data |= {f"detail_{d}": tf.constant(rng.uniform(size=(1, 16, 64, 64, 2)), tf.float32) for d in "ab"}
     step = tf.function(lambda: model._gradients(data, 0, Phase.whole(model.config))[0])
-    first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(8)]
+    first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(4)]
     for other in others:
         assert all(np.array_equal(x, y) for x, y in zip(first, other, strict=True))
 
@@ -264,6 +264,7 @@ def curve(precision):
     return np.array([float(s["pair_a2b"]) + float(s["pair_b2a"]) for s in steps])
 
 
+@pytest.mark.slow  # single updates are compared above, and a run in float16 is among the golden ones
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_a_short_run_in_mixed_precision_learns_what_float32_learns(precision):
     one, other = curve("float32"), curve(precision)
@@ -275,7 +276,7 @@ def test_an_overflow_in_float16_skips_the_step_and_nothing_else():
     model = CycleGAN(SETTINGS.with_settings(["precision=mixed_float16", "average_decay=0.9", "pool_size=4"]), 0)
     model.train_step(batch())
     kept = [v.numpy() for o in model.optimizers.values() for v in o.inner_optimizer.variables] + weights(model)
-    too_much = 2.0**40
+    too_much = 2.0**26
     for optimizer in model.optimizers.values():
         optimizer.dynamic_scale.assign(too_much)
     losses, measures = model.train_step(batch())
@@ -288,9 +289,9 @@ def test_an_overflow_in_float16_skips_the_step_and_nothing_else():
         assert float(optimizer.dynamic_scale) == too_much / 2
     after = [v.numpy() for o in model.optimizers.values() for v in o.inner_optimizer.variables] + weights(model)
     assert all(np.array_equal(x, y) for x, y in zip(kept, after, strict=True))
-    for _ in range(40):
+    for _ in range(20):
         _, measures = model.train_step(batch())
-    assert float(measures["loss_scale_generators"]) < 2.0**24
+    assert float(measures["loss_scale_generators"]) < 2.0**20
     assert np.isfinite(float(measures["gradient_norm_generators"]))
     moved = [not np.array_equal(x, y) for x, y in zip(kept[-len(weights(model)) :], weights(model), strict=True)]
     assert all(moved)
