@@ -21,21 +21,32 @@ SHIFT = 2  # voxels by which augmentation moves a patch beyond the volume's bord
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Where the records of one domain are: (shard, offset, length) of each, and its checksum."""
+    """Where the records of one domain are: (shard, offset, length) of each, and its checksum.
+
+    Attributes:
+        entries, checksums: of each record.
+        domain: "a" or "b".
+        visits: for each subject the numbers of its records.
+    """
 
     entries: tuple[tuple[str, int, int], ...]
     checksums: tuple[bytes, ...]
     domain: str
+    visits: tuple[tuple[int, ...], ...]
 
     def read(self, number: int, seed: int) -> bytes:
-        """Return the serialised record at position `number` of an endless stream, shuffled anew in every epoch.
+        """Return the serialised record at position `number` of an endless stream.
+
+        In an epoch, shuffled anew each time, every subject comes once, with one of its scans, which take turns: who
+        came for five visits counts as much as who came for one, and in five epochs each visit is seen.
 
         Raises:
             InputError: the record is not the one that was there when the stream was opened.
         """
-        epoch, position = divmod(int(number), len(self.entries))
-        order = np.random.default_rng([seed, ord(self.domain), epoch]).permutation(len(self.entries))
-        chosen = order[position]
+        epoch, position = divmod(int(number), len(self.visits))
+        order = np.random.default_rng([seed, ord(self.domain), epoch]).permutation(len(self.visits))
+        scans = self.visits[order[position]]
+        chosen = scans[epoch % len(scans)]
         shard, offset, length = self.entries[chosen]
         return records.read_unchanged(shard, offset, length, self.checksums[chosen])
 
@@ -43,7 +54,10 @@ class Stream:
 def open_stream(folder: str | Path, split: str, domain: str) -> Stream:
     """Return the records of a domain in `folder`/`split`, which may also be "pairs"; see `records.entries`."""
     entries = records.entries(folder, split, domain)
-    return Stream(tuple(entries), tuple(records.checksums(entries)), domain)
+    visits: dict[str, list[int]] = {}
+    for number, subject in enumerate(records.subjects(entries)):
+        visits.setdefault(subject, []).append(number)
+    return Stream(tuple(entries), tuple(records.checksums(entries)), domain, tuple(map(tuple, visits.values())))
 
 
 # what batches have and whose they are: each is decided by another room

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure within masks: a folder of masks of the same names (what is not 0 counts), or `body`, which "
         "finds the body in each reference volume",
     )
+    parser.add_argument(
+        "--measures",
+        default=None,
+        choices=["synthrad2025"],
+        help="also give the image measures of this challenge on its own definitions (CT in HU, needs --mask); folders "
+        "are then those of its download, or hold files named by patient",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -72,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         arguments.mask,
         arguments.sites,
         done,
+        arguments.measures,
     )
     if "histograms" in result:
         histograms_page.write({"": result["histograms"]}, Path(arguments.out), "histograms")

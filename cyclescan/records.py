@@ -5,7 +5,8 @@ A shard is an ordinary TFRecord file of `tf.train.Example`s. Voxels lie on [-1, 
 
 * `scan`: one prepared volume of domain `a` or `b`;
 * `pair`: a volume of domain `a` or `b` (the source) and, as `partner`, what volumes of the other domain from other
-  subjects, registered onto it, are in the mean, and how much fine detail they have.
+  subjects, registered onto it, are in the mean, and how much fine detail they have; or, of a subject in both domains,
+  its own other scan.
 
 Writing and reading records needs no TensorFlow, whose import takes seconds in every worker process; only the two
 functions for tf.data graphs import it. A test holds the bytes equal to TensorFlow's own.
@@ -73,6 +74,11 @@ class Record:
     @property
     def kind(self) -> str:
         return "scan" if self.partner is None else "pair"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a true pair: the partner is a scan of the same subject."""
+        return self.partner_subjects == (self.subject,)
 
 
 def encode(record: Record) -> bytes:
@@ -228,6 +234,46 @@ def entries(folder: str | os.PathLike, split: str, domain: str) -> list[tuple[st
     if not found:
         raise InputError(f"{folder} has no records of domain {domain} in {split}.")
     return found
+
+
+def subjects(entries: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return the subject of each record, of whose voxels nothing is read: they are stepped over.
+
+    Raises:
+        InputError: a shard cannot be read, or holds something else.
+    """
+    return [_subject_at(*entry) for entry in entries]
+
+
+def _subject_at(path: str, offset: int, length: int) -> str:
+    """Read the field `subject`, by protobuf's wire format: in the example the features, in these a map of names."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            _, end = _field(stream)  # the features
+            while stream.tell() < min(end, offset + length):
+                _, following = _field(stream)
+                name_at, name_end = _field(stream)
+                if stream.read(name_end - name_at) == b"subject":
+                    for _ in ("value", "bytes_list", "its first text"):
+                        start, stop = _field(stream)
+                    return stream.read(stop - start).decode()
+                stream.seek(following)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, IndexError):
+        pass
+    raise InputError(f"{path} holds something that is not a record of cyclescan: it names no subject.")
+
+
+def _field(stream) -> tuple[int, int]:
+    """Return where the content of the field at the stream begins, where the stream then is, and where it ends."""
+    if stream.read(1)[0] & 7 != 2:
+        raise ValueError("not length-delimited")
+    size, shift = 0, 0
+    while (byte := stream.read(1)[0]) & 128:
+        size, shift = size | (byte & 127) << shift, shift + 7
+    return stream.tell(), stream.tell() + (size | byte << shift)
 
 
 def checksums(entries: Iterable[tuple[str, int, int]]) -> list[bytes]:

@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, replacing, sha256, states, write_json
 from cyclescan.preprocessing.detail import EVERY, WINDOWS, energies, thinned
 from cyclescan.scans.volume import spacing_of
+from data_prep import own_pairs
 from data_prep.parallel import processes
 from data_prep.workspace import PAIRS
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FACTS = "pairs.json"
+DETAIL = "detail"  # a folder that is there while pairs are made
 PER_VOLUME = 24
 KNOWN = 0.25  # of the partners; where fewer reach, the mean is not taken
 SHARD_VOLUMES = 16
@@ -55,16 +57,25 @@ class Task:
         moving: the partners to be brought onto it, each with the file of its detail, see `_keep_detail`.
         between: from the atlas of domain a to that of domain b.
         domain: of `fixed`.
+        weight: of the pair.
     """
 
     fixed: tuple[Entry, Map]
     moving: list[tuple[Entry, Map, Path]]
     between: Map
     domain: str
+    weight: float = 1.0
 
 
-def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, seed: int = 0) -> dict:
-    """Register volumes of the training split onto each other and write RECORDS/pairs.
+def pair(
+    folder: str | Path,
+    per_volume: int | None = None,
+    workers: int = 2,
+    seed: int = 0,
+    own: bool = False,
+    pseudo_weight: float = 1.0,
+) -> dict:
+    """Register volumes of the training split onto each other and write RECORDS/pairs, a pair for each volume.
 
     Args:
         folder: a data set made by `data_prep build`.
@@ -72,90 +83,163 @@ def pair(folder: str | Path, per_volume: int | None = None, workers: int = 2, se
             `PER_VOLUME`, or as many as there are.
         workers: processes.
         seed: of the choice of partners and of the sampling in the registration.
+        own: subjects in both domains become true pairs, see `own_pairs`; pseudo-pairs are made of the others alone.
+        pseudo_weight: of a pseudo-pair in the terms of training, above 0 and at most 1; that of a true pair is 1.
 
     Returns:
         What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information (nats) of each
-        volume with the template of its domain and of the two atlases with each other.
+        volume with the template of its domain and of the two atlases with each other; with `own` also what
+        `own_pairs.register` says of each subject.
 
     Raises:
         InputError: the folder is no data set, or a volume has no partner from another subject.
     """
-    from data_prep import registration
-
     folder = Path(folder)
     records.read_info(folder)  # raises where it is no data set
-    if (per_volume is not None and per_volume < 1) or workers < 1:
-        raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
-    if seed < 0:
-        raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
+    _check(per_volume, workers, seed, own, pseudo_weight)
     pairs = folder / PAIRS
     if pairs.exists() and not states(pairs / FACTS, "shards", "mutual_information"):
         raise InputError(f"{pairs} exists and holds no pseudo-pairs; move it away, it would be replaced.")
     entries = {domain: records.entries(folder, "train", domain) for domain in ("a", "b")}
-    partners = _choose(entries, per_volume, seed)
-    # each volume is read, aligned twice, in each round deformed and settled, its detail taken, and at last warped
-    work = (5 + 2 * registration.ROUNDS) * sum(map(len, entries.values()))
-    with progress(total=work, unit="step") as bar, _pool(workers, bar) as parallel, replacing(pairs) as out:
-        atlases = {}
-        for domain in ("a", "b"):
-            images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]]))
-            atlases[domain] = registration.build_atlas(images, parallel, seed)
-        between = registration.register_contrasts(atlases["a"].image, atlases["b"].image, seed)
+    subjects = {domain: records.subjects(entries[domain]) for domain in ("a", "b")}
+    both = own_pairs.in_both(entries, subjects, seed) if own else []
+    if own and not both:
+        log.warning("No training subject of %s is in both domains: all pairs are pseudo-pairs.", folder)
+    with progress(total=len(both), unit="step") as bar, _pool(workers, bar) as parallel, replacing(pairs) as out:
+        true, about = own_pairs.register(both, parallel, seed)
+        tasks: dict[Entry, Task | own_pairs.Task] = {task.fixed: task for task in true}
+        partners = _choose(
+            {d: [e for e in entries[d] if e not in tasks] for d in OTHER}, entries, subjects, per_volume, seed
+        )
+        bar.total += len(tasks)
         out.mkdir()
+        information: dict = {"a": [], "b": [], "between": None}
+        if partners:
+            bar.total += _steps(entries, partners)
+            pseudo, information = _pseudo_tasks(
+                entries, partners, make_folder(out / DETAIL), pseudo_weight, parallel, seed
+            )
+            tasks |= pseudo
+        bar.refresh()
         shards: dict[str, dict] = {}
-        details = make_folder(out / "detail")
-        files = {d: [details / f"{d}-{i}.npy" for i in range(len(entries[d]))] for d in OTHER}
         for domain in OTHER:
-            list(parallel(_keep_detail, list(zip(entries[domain], files[domain], strict=True))))
-        ways = {d: list(zip(entries[d], atlases[d].maps, files[d], strict=True)) for d in OTHER}
-        for domain, other in OTHER.items():
-            tasks = [
-                Task(fixed[:2], [ways[other][i] for i in chosen], between, domain)
-                for fixed, chosen in zip(ways[domain], partners[domain], strict=True)
-            ]
-            parts = [tasks[i : i + SHARD_VOLUMES] for i in range(0, len(tasks), SHARD_VOLUMES)]
-            for number, part in enumerate(parts):
-                path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
-                # written as they come: pairs of large volumes are not held in memory
-                records.write_serialized(path, parallel(_warp, [(task,) for task in part]))
-                shards[f"pairs/{path.name}"] = {
-                    "records": len(part),
-                    "bytes": path.stat().st_size,
-                    "sha256": sha256(path),
-                }
-        shutil.rmtree(details)
+            ordered = [tasks[entry] for entry in entries[domain]]
+            shards |= _write(out, domain, ordered, parallel)
+        shutil.rmtree(out / DETAIL, ignore_errors=True)
+        chosen = {d: [len(partners[e]) for e in entries[d] if e in partners] for d in OTHER}
         facts = {
             "shards": shards,
             "seed": seed,
-            "per_volume": {d: max(map(len, partners[d])) for d in OTHER},
-            "mutual_information": {
-                **{d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER},
-                "between": round(between.information, 4),
-            },
+            "per_volume": {d: max(chosen[d], default=0) for d in OTHER},
+            "mutual_information": information,
+            **({"own": about, "pseudo_weight": pseudo_weight} if own else {}),
         }
         write_json(out / FACTS, facts)
     return facts
 
 
-def _choose(entries: dict[str, list[Entry]], per_volume: int | None, seed: int) -> dict[str, list[list[int]]]:
-    """For each volume the numbers of its partners: every volume of the other domain is used about equally often."""
-    subjects = {d: [records.decode(records.read_at(*entry)).subject for entry in entries[d]] for d in entries}
+def _check(per_volume: int | None, workers: int, seed: int, own: bool, pseudo_weight: float) -> None:
+    if (per_volume is not None and per_volume < 1) or workers < 1:
+        raise InputError(f"--per-volume is {per_volume} and --workers {workers}; both must be at least 1.")
+    if seed < 0:
+        raise InputError(f"--seed is {seed}; whole numbers from 0 are allowed.")
+    if not own and pseudo_weight != 1:
+        raise InputError("--pseudo-weight is beside true pairs alone; it needs --own.")
+    if not 0 < pseudo_weight <= 1:
+        raise InputError(f"--pseudo-weight is {pseudo_weight:g}; above 0 and at most 1 is allowed.")
+
+
+def _steps(entries: dict[str, list[Entry]], partners: dict[Entry, list[Entry]]) -> int:
+    """Count: each is read, aligned twice, in each round deformed and settled, its detail taken; some are warped."""
+    from data_prep import registration
+
+    return (4 + 2 * registration.ROUNDS) * sum(map(len, entries.values())) + len(partners)
+
+
+def _pseudo_tasks(
+    entries: dict[str, list[Entry]],
+    partners: dict[Entry, list[Entry]],
+    details: Path,
+    weight: float,
+    parallel: Callable,
+    seed: int,
+) -> tuple[dict[Entry, Task], dict]:
+    """Make the tasks of all volumes that get a mean of others, by volume, and the information of the registrations."""
+    from data_prep import registration
+
+    atlases = {}
+    for domain in OTHER:
+        images = list(parallel(_coarse_image, [(entry,) for entry in entries[domain]]))
+        atlases[domain] = registration.build_atlas(images, parallel, seed)
+    between = registration.register_contrasts(atlases["a"].image, atlases["b"].image, seed)
+    ways: dict[Entry, tuple[Entry, Map, Path]] = {}
+    for domain in OTHER:
+        files = [details / f"{domain}-{i}.npy" for i in range(len(entries[domain]))]
+        list(parallel(_keep_detail, list(zip(entries[domain], files, strict=True))))
+        for way in zip(entries[domain], atlases[domain].maps, files, strict=True):
+            ways[way[0]] = way
+    tasks = {
+        entry: Task(ways[entry][:2], [ways[partner] for partner in partners[entry]], between, domain, weight)
+        for domain in OTHER
+        for entry in entries[domain]
+        if entry in partners
+    }
+    information = {d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER}
+    return tasks, {**information, "between": round(between.information, 4)}
+
+
+def _write(out: Path, domain: str, tasks: Sequence[Task | own_pairs.Task], parallel: Callable) -> dict[str, dict]:
+    """Write the shards of a domain; returns what is to be said of each."""
+    shards = {}
+    parts = [tasks[i : i + SHARD_VOLUMES] for i in range(0, len(tasks), SHARD_VOLUMES)]
+    for number, part in enumerate(parts):
+        path = out / f"{domain}-{number:05d}-of-{len(parts):05d}.tfrecord"
+        # written as they come: pairs of large volumes are not held in memory
+        records.write_serialized(path, parallel(_serialized, [(task,) for task in part]))
+        shards[f"pairs/{path.name}"] = {"records": len(part), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    return shards
+
+
+def _serialized(task: Task | own_pairs.Task) -> bytes:
+    return _warp(task) if isinstance(task, Task) else own_pairs.warp(task)
+
+
+def _choose(
+    lone: dict[str, list[Entry]],
+    entries: dict[str, list[Entry]],
+    subjects: dict[str, list[str]],
+    per_volume: int | None,
+    seed: int,
+) -> dict[Entry, list[Entry]]:
+    """Choose the partners of each volume, of as many subjects, all of which are used about equally often.
+
+    Args:
+        lone: the volumes that need partners.
+        entries: all training volumes.
+        subjects: whose each is.
+        per_volume, seed: see `pair`.
+    """
     rng = np.random.default_rng([seed, 1])
-    chosen: dict[str, list[list[int]]] = {}
+    chosen: dict[Entry, list[Entry]] = {}
     for domain, other in OTHER.items():
-        chosen[domain] = []
-        used = np.zeros(len(entries[other]))
-        for subject in subjects[domain]:
-            allowed = [i for i, s in enumerate(subjects[other]) if s != subject]
+        visits: dict[str, list[Entry]] = {}
+        for entry, subject in zip(entries[other], subjects[other], strict=True):
+            visits.setdefault(subject, []).append(entry)
+        used = dict.fromkeys(visits, 0)
+        whose = dict(zip(entries[domain], subjects[domain], strict=True))
+        for entry in lone[domain]:
+            allowed = [subject for subject in visits if subject != whose[entry]]
             if len(allowed) < (per_volume or 1):
                 needed = f"--per-volume {per_volume} needs as many" if per_volume else "one is needed"
                 raise InputError(
-                    f"A volume of domain {domain} has {len(allowed)} volumes of other subjects in domain {other} to be "
-                    f"paired with; {needed}."
+                    f"A volume of domain {domain} has {len(allowed)} other subjects in domain {other} to be paired "
+                    f"with; {needed}."
                 )
-            order = sorted(allowed, key=lambda i: (used[i], rng.random()))[: per_volume or PER_VOLUME]
-            used[order] += 1
-            chosen[domain].append(order)
+            order = sorted(allowed, key=lambda s: (used[s], rng.random()))[: per_volume or PER_VOLUME]
+            # a subject counts once, whatever the number of its visits, which take turns
+            chosen[entry] = [visits[s][used[s] % len(visits[s])] for s in order]
+            for subject in order:
+                used[subject] += 1
     return chosen
 
 
@@ -226,7 +310,13 @@ def _warp(task: Task) -> bytes:
     partner = volumes.where(max(1, KNOWN * len(subjects)))
     detail = np.stack([np.sqrt(mean.where(1)) for mean in details], -1)
     return records.encode(
-        dataclasses.replace(fixed, partner=partner, partner_subjects=tuple(subjects), partner_detail=detail)
+        dataclasses.replace(
+            fixed,
+            partner=partner,
+            partner_subjects=tuple(subjects),
+            partner_detail=detail,
+            weight=task.weight,
+        )
     )
 
 
@@ -238,12 +328,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help=f"volumes of other subjects whose mean is a volume's partner; by default {PER_VOLUME}, or all there are",
     )
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        help="training subjects in both domains become pairs of their own two scans, registered to each other and "
+        "refused where that fails; the others get pseudo-pairs",
+    )
+    parser.add_argument(
+        "--pseudo-weight",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="with --own: what a pseudo-pair counts in training where a true pair counts 1 (default 1)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    facts = pair(arguments.records, arguments.per_volume, arguments.workers, arguments.seed)
+    facts = pair(
+        arguments.records,
+        arguments.per_volume,
+        arguments.workers,
+        arguments.seed,
+        arguments.own,
+        arguments.pseudo_weight,
+    )
     count = sum(shard["records"] for shard in facts["shards"].values())
-    log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / "pairs")
+    if arguments.own:
+        log.info(
+            "wrote %d pairs to %s: true ones of %d of the %d training subjects in both domains, pseudo-pairs for the "
+            "rest",
+            count,
+            Path(arguments.records) / PAIRS,
+            sum(about["accepted"] for about in facts["own"]),
+            len(facts["own"]),
+        )
+    else:
+        log.info("wrote %d pseudo-pairs to %s", count, Path(arguments.records) / PAIRS)
     command.next_step(command.call("train", "--data", arguments.records, "--run", "RUN"))

@@ -57,8 +57,8 @@ def verify(records_dir: str | os.PathLike) -> dict:
     Checked are: each shard's presence, bytes, SHA-256 and number of records; the checksums of every record; the
     schema; voxels on [-1, 1]; shape, spacing, domain and subject against dataset.json; shards that dataset.json does
     not know; subjects in two splits; with disjoint training, subjects in both domains; pairs of one subject with
-    itself or with a subject outside training; the same voxels in two splits or in both domains, by what dataset.json
-    says about the scans and by the records themselves.
+    itself, unless they were made as true pairs, or with a subject outside training; the same voxels in two splits or in
+    both domains, by what dataset.json says about the scans and by the records themselves.
 
     Returns:
         "problems": one sentence each, empty when all is well; "records", "subjects", "shards" and "bytes": how many.
@@ -68,13 +68,14 @@ def verify(records_dir: str | os.PathLike) -> dict:
     """
     folder = Path(records_dir)
     info = workspace.read_info(folder)
-    shards = dict(info["shards"])
+    shards, own = dict(info["shards"]), False
     known = {path.relative_to(folder).as_posix() for split in SPLITS for path in records.shards(folder / split)}
     if (folder / PAIRS / "pairs.json").exists():
         pairs = read_json(folder / PAIRS / "pairs.json")
         if not isinstance(pairs, dict) or not workspace.are_shards(pairs.get("shards")):
             raise InputError(f"{folder / PAIRS / 'pairs.json'} is not what `pair` writes there.")
         shards |= pairs["shards"]
+        own = "own" in pairs
         known |= {path.relative_to(folder).as_posix() for path in records.shards(folder / PAIRS)}
     problems = [f"{name} is not listed in the data set's JSON." for name in sorted(known - set(shards))]
     problems += _leaks(info)
@@ -98,7 +99,7 @@ def verify(records_dir: str | os.PathLike) -> dict:
         try:
             for number, record in enumerate(records.read_shard(shard)):
                 count += 1
-                problems += [f"{name}, record {number}, {text}." for text in _faults(record, name, info)]
+                problems += [f"{name}, record {number}, {text}." for text in _faults(record, name, info, own)]
                 seen[_place(name)].add(record.subject)
                 if record.kind == "scan":
                     content = pseudonyms.content("", record.voxels)
@@ -153,8 +154,8 @@ def _twins(contents: dict[str, tuple[str, int]], content: str, name: str, number
         yield f"{first[0]}, record {first[1]}, and {name}, record {number}, are of one scan."
 
 
-def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
-    """What is wrong with one record, each as the end of a sentence."""
+def _faults(record: records.Record, name: str, info: dict, own: bool) -> Iterator[str]:
+    """What is wrong with one record, each as the end of a sentence; `own`: true pairs are stated."""
     folder, domain = _place(name)
     # NaN is what a partner has beyond its field of view
     known = [] if record.partner is None else [record.partner[~np.isnan(record.partner)]]
@@ -163,6 +164,8 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
             yield "has voxels outside [-1, 1]"
     if record.partner_detail is not None and not np.nanmin(record.partner_detail, initial=0) >= 0:
         yield "has partners whose detail is below 0"
+    if not 0 < record.weight <= 1:
+        yield f"has the weight {record.weight:g}; above 0 and at most 1 is allowed"
     if record.mask is not None and not record.mask.any():
         yield "has a mask without a body"
     if record.voxels.ndim != 3 or (info["shape"] and list(record.voxels.shape) != list(info["shape"])):
@@ -183,5 +186,5 @@ def _faults(record: records.Record, name: str, info: dict) -> Iterator[str]:
                 yield f"is of the subject {subject}, who is not a training subject of domain {where}"
         if not record.partner_subjects:
             yield "is a pair that names no partner"
-        if record.subject in record.partner_subjects:
+        if record.subject in record.partner_subjects and not (own and record.is_own):
             yield f"pairs the subject {record.subject} with itself"

@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import itertools
 
@@ -43,6 +44,26 @@ def test_orders_of_the_domains_are_independent_and_change(tiny_records):
     }
     assert orders["a"] != orders["b"]
     assert len({tuple(o) for o in orders["a"]}) > 1
+
+
+def test_a_subject_with_many_visits_counts_as_one(tmp_path):
+    """Four subjects, of whom one came five times and one twice: in ten epochs each comes ten times."""
+    visits = {"s1": 5, "s2": 1, "s3": 2, "s4": 1}
+    scans = [
+        dataclasses.replace(record(10 * i + v, "a"), subject=s) for i, s in enumerate(visits) for v in range(visits[s])
+    ]
+    records.write_shard(tmp_path / "train" / "a-00000-of-00001.tfrecord", scans)
+    stream = dataset.open_stream(tmp_path, "train", "a")
+    assert records.subjects(stream.entries) == [scan.subject for scan in scans]
+    seen = collections.Counter()
+    for epoch in range(10):
+        found = [records.decode(stream.read(4 * epoch + i, 7)) for i in range(4)]
+        assert {r.subject for r in found} == set(visits)
+        seen.update((r.subject, r.voxels.tobytes()) for r in found)
+    # every visit, equally often
+    assert {s: [n for (subject, _), n in seen.items() if subject == s] for s in visits} == {
+        "s1": [2] * 5, "s2": [10], "s3": [5] * 2, "s4": [10],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -11,11 +11,16 @@ And a SavedModel is a program: TensorFlow runs whatever operations are in it, so
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GRAPH = "saved_model.pb"
 CARD = "card.json"
@@ -57,6 +62,24 @@ def find(path: str | Path, direction: str) -> tuple[Path, dict] | None:
     if (root / CARD).exists():
         _check_root(root, path, card)
     return path, card
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    """Read the weights of a version folder, float32, in the order of the generator's variables.
+
+    Raises:
+        InputError: its variables cannot be read.
+    """
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        kept = sorted(
+            int(m[1]) for name in reader.get_variable_to_shape_map() if (m := re.match(r"weights/(\d+)/", name))
+        )
+        return [reader.get_tensor(f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE") for number in kept]
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError(f"The variables of {path} cannot be read ({str(error).splitlines()[0]}).") from error
 
 
 def _check_root(root: Path, path: Path, own: dict) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cyclescan.common.errors import InputError
@@ -10,17 +11,24 @@ from cyclescan.evaluation import metrics
 from cyclescan.scans import volume as volumes
 
 
-def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+def find(
+    given: Mapping[str, Path], kinds: Mapping[str, Sequence[str]] | None = None, who: re.Pattern | None = None
+) -> dict[str, dict[str, Path]]:
     """Return the files of each role by the name that pairs them: below the folder, without `.nii` or `.nii.gz`.
 
     Args:
         given: for each role, such as "predicted" and "reference", a NIfTI file or a folder that is searched for them.
             Single files always belong together.
+        kinds: where files are paired by whom they are of, the names, without suffix, that files of a role may have if
+            a folder has several of one person; None to pair by whole names.
+        who: finds the person in a path below the folder; files in which it finds nobody are left out.
 
     Raises:
         InputError: a path does not exist or holds no NIfTI file, or no name is in all of them.
     """
     found = {role: files(path) for role, path in given.items()}
+    if kinds is not None and who is not None:
+        found = {role: _by_person(each, kinds.get(role, ()), who, given[role]) for role, each in found.items()}
     if all(path.is_file() for path in given.values()):
         return {role: {volumes.stem(next(iter(given.values()))): path} for role, path in given.items()}
     if not set.intersection(*map(set, found.values())):
@@ -29,6 +37,28 @@ def find(given: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
             f"No names of {' and '.join(given)} volumes are the same, so nothing can be compared: {names}."
         )
     return found
+
+
+def _by_person(found: Mapping[str, Path], kinds: Sequence[str], who: re.Pattern, folder: Path) -> dict[str, Path]:
+    """Return one file for each person.
+
+    Raises:
+        InputError: nobody is found, or of one person there are several files, of which no kind tells one.
+    """
+    of: dict[str, list[Path]] = {}
+    for name, path in found.items():
+        if persons := who.findall(name):
+            of.setdefault(persons[-1], []).append(path)
+    if not of and not folder.is_file():
+        raise InputError(f"No name in {folder} states a patient of the challenge, as 1HNA001 does.")
+    chosen = {}
+    for person, paths in of.items():
+        fitting = [path for path in paths if len(paths) == 1 or volumes.stem(path) in kinds]
+        if len(fitting) != 1:
+            wanted = f"one named {' or '.join(kinds)}" if kinds else "one"
+            raise InputError(f"{folder} has {len(paths)} files of {person} and not {wanted} among them.")
+        chosen[person] = fitting[0]
+    return chosen
 
 
 def files(path: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from cyclescan import __version__
 from cyclescan.common.command import progress
 from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, write_json
-from cyclescan.evaluation import file_pairs, histograms, metrics
+from cyclescan.evaluation import file_pairs, histograms, metrics, synthrad
 from cyclescan.evaluation import sites as site_tables
 from cyclescan.preprocessing import body, fill, geometry
 from cyclescan.scans import volume as volumes
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 JSON, CSV = "metrics.json", "metrics.csv"
 NAMES = (*metrics.NAMES, *metrics.ROBUST_NAMES)
-PARTS = ("source", "masked", "source_masked")  # of what else there are measures
+SYNTHRAD = "synthrad2025"
+PARTS = ("source", "masked", "source_masked", SYNTHRAD, f"source_{SYNTHRAD}")  # of what else there are measures
 BODY = "body"
 IMAGES = {"before": "source", "after": "predicted"}  # of the histograms, and whose volumes they are
 FAR = 2.0  # a data range so many times that of 99.9 % of the voxels is said: 6 dB of PSNR
@@ -41,6 +42,7 @@ def evaluate(
     mask: str | Path | None = None,
     sites: str | Path | None = None,
     done: Callable[[str, InputError | None], None] | None = None,
+    challenge: str | None = None,
 ) -> dict:
     """Compare volumes pair by pair and write OUT/metrics.json and OUT/metrics.csv.
 
@@ -59,6 +61,9 @@ def evaluate(
             `body.mask`: the measures within them are given beside those of the whole volumes.
         sites: a table with the columns subject and site, see `sites.read`, for the histograms.
         done: called for each predicted volume as it ends, with the reason when it failed.
+        challenge: `SYNTHRAD` adds the measures of `synthrad`, which are of CT in HU within masks; files are then paired
+            by the patient that a name of the challenge's states, so that an unpacked download is a folder of
+            references, of masks and of sources.
 
     Returns:
         What metrics.json says. Pairs that cannot be compared are in `failed`, each with its reason.
@@ -68,10 +73,15 @@ def evaluate(
     """
     if data_range is not None and not 0 < data_range < float("inf"):
         raise InputError(f"--data-range is {data_range:g}; it must be a positive number.")
+    if challenge not in (None, SYNTHRAD):
+        raise InputError(f"--measures is {challenge!r}; allowed is {SYNTHRAD}.")
+    if challenge and not mask:
+        raise InputError(f"The measures of {challenge} are of what lies in masks; give --mask.")
     given = {"predicted": predicted, "reference": reference} | ({"source": source} if source else {})
     compared = list(given)
     given |= {"mask": mask} if mask and str(mask) != BODY else {}
-    pairs = file_pairs.find({role: Path(path) for role, path in given.items()})
+    kinds = synthrad.KINDS if challenge else None
+    pairs = file_pairs.find({role: Path(path) for role, path in given.items()}, kinds, synthrad.PATIENT)
     out = make_folder(out)
     refuse_foreign(out / JSON, lambda path: states(path, "cyclescan_version", "definitions"), "result of `evaluate`")
     refuse_foreign(out / CSV, lambda path: begins_with(path, f"volume,{metrics.NAMES[0]},"), "result of `evaluate`")
@@ -116,7 +126,12 @@ def evaluate(
         try:
             scans = {role: volumes.read(pairs[role][name]) for role in given}
             within = _within(scans) if mask or source else None
-            rows.append({"volume": name, **_compare(scans, reach, limits, within if mask else None)})
+            row = {"volume": name, **_compare(scans, reach, limits, within if mask else None)}
+            if challenge and within is not None:
+                for role, part in (("predicted", SYNTHRAD), ("source", f"source_{SYNTHRAD}")):
+                    if role in scans:
+                        row[part] = synthrad.measures(scans[role].array, scans["reference"].array, within)
+            rows.append(row)
             if source and within is not None and within.any():
                 images = {image: scans[role].array for image, role in (IMAGES | {"real": "reference"}).items()}
                 comparison.add(name, site_of[name], images, within)
@@ -214,13 +229,16 @@ def _result(rows: list[dict], limits: dict[str, _Limits], reach: float, range_de
     histogram = histograms.settings(limits["reference"].pair)
     for part in PARTS:
         if part in rows[0]:
-            mean, deviation = metrics.summarize([row[part] for row in rows], NAMES)
+            names = synthrad.NAMES if SYNTHRAD in part else NAMES
+            mean, deviation = metrics.summarize([row[part] for row in rows], names)
             result[part] = {"mean": mean, "sd": deviation}
     if "masked" in result:
         definitions["masked"] = (
             "the same measures over the voxels of the mask, whose share of the volume is `share`; ssim is the mean of "
             "its map there; source_masked: of the source"
         )
+    if SYNTHRAD in result:
+        definitions |= {f"{SYNTHRAD}_{name}": text for name, text in synthrad.DEFINITIONS.items()}
     if with_source:
         histogram |= {f"range_of_{role}": list(limits[role].pair) for role in ("source", "predicted")}
         definitions["kl_source_predicted"] = (
@@ -270,6 +288,11 @@ def table(result: dict) -> str:
     lines += ["", line("mean", result["mean"]), line("SD", result["sd"])]
     if "masked" in result:
         lines += [line("masked", result["masked"]["mean"]), "masked: the voxels of the mask alone, mean"]
+    if SYNTHRAD in result:
+        mean = result[SYNTHRAD]["mean"]
+        lines.append(
+            f"{SYNTHRAD}: MAE {mean['mae']:.4g} HU, PSNR {mean['psnr']:.4g} dB, MS-SSIM {mean['ms_ssim']:.4g}, mean"
+        )
     if "source" in result:
         lines += [line("source", result["source"]["mean"]), "source: the untranslated volumes, mean"]
         lines += [f"KL(source || predicted): {result['mean']['kl_source_predicted']:.4g} nats, mean"]

@@ -35,7 +35,7 @@ class TrainOptions:
             chosen without. A resumed run keeps what it was begun with.
         profile: record a few steps of this session with TensorFlow's profiler, see `board.traced`.
         checkpoint_at: minutes, counted as `minutes` is, after which there are checkpoints as well.
-        start_from: a run, or a model that comes with cyclescan, whose generators a new run begins with.
+        start_from: a run, an exported model, or one that comes with cyclescan, whose generators a new run begins with.
     """
 
     preset: str = ""
@@ -100,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start-from",
         default=None,
         metavar="MODEL",
-        help="a run, or a model that comes with cyclescan, whose generators a new run begins with; its generator_ "
-        "settings must be the same",
+        help="a run, an exported model, or one that comes with cyclescan, whose generators a new run begins with; its "
+        "generator_ settings must be the same",
     )
     parser.add_argument(
         "--profile",

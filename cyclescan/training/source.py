@@ -119,7 +119,7 @@ class Source:
                     f"{self.folder}`; to go on with a run on it, add --set lambda_detail=0 texture=none."
                 )
             partners = len(pair.partner_subjects)
-            if config.carries_texture(direction) and partners < ENOUGH_PARTNERS:
+            if config.carries_texture(direction) and partners < ENOUGH_PARTNERS and not pair.is_own:
                 log.warning(
                     "Texture is what a mean of many partners has lost. In %s/pairs it is one of %d, which has kept "
                     "more of it, so generated volumes of domain %s may get little or none.",

@@ -50,7 +50,7 @@ def train(data: str | Path, run: str | Path, config: Config, options: TrainOptio
     options = dataclasses.replace(options or TrainOptions(), **more)
     devices = distribution.choose(config)
     source, folder = Source(Path(data), config), Path(run)
-    given = None if options.start_from is None else beginning.read(options.start_from, config)
+    given = None if options.start_from is None else beginning.read(options.start_from, config, source.about)
     chosen = Run(
         path=folder,
         config=config,
@@ -59,7 +59,7 @@ def train(data: str | Path, run: str | Path, config: Config, options: TrainOptio
         records=str(source.folder.resolve()),
         seed=options.seed or 0,
         fingerprint=source.fingerprint,
-        started_from="" if given is None else given.path.name,
+        started_from="" if given is None else given.name,
         **options.of_run,
     )
     with devices.explaining_a_lost_worker(), stopping.requests() as stop:
@@ -75,7 +75,7 @@ def _trained(
     devices: Distribution,
     stop: stopping.Request,
     options: TrainOptions,
-    given: Run | None,
+    given: beginning.Model | None,
 ) -> Run:
     """The run after its last step, begun with the generators of the given one; raises as `train`."""
     plan.warn(dataclasses.replace(run.config, batch_size=run.config.batch_size // devices.replicas))

@@ -119,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
     for split in SPLITS:
         counts = {d: _records_in(info, split, d) for d in DOMAINS}
         names = ", ".join(f"{counts[d]} {info['domains'][d]['name']}" for d in DOMAINS)
-        log.info("%-5s %s", split, names)
+        both = set.intersection(*(set(info["splits"][split][d]) for d in DOMAINS))
+        log.info("%-5s %s, subjects in both: %d", split, names, len(both))
     log.info("%s is complete, %d scans failed", args.out, len(info["failed"]))
     page, pairs = (command.call(f"data-prep {name}", args.out) for name in ("qc", "pair"))
     command.next_step(f"look for outliers: {page}; pseudo-pairs, which the presets of training need: {pairs}")

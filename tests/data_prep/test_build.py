@@ -125,9 +125,9 @@ def test_the_number_of_workers_changes_no_byte(domains, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines() == [
             "Subjects: 6 of ciss, 6 of dess, 6 in both, told by the BIDS entity sub- (12 scans).",
-            "train 4 ciss, 4 dess",
-            "val   1 ciss, 1 dess",
-            "test  1 ciss, 1 dess",
+            "train 4 ciss, 4 dess, subjects in both: 4",
+            "val   1 ciss, 1 dess, subjects in both: 1",
+            "test  1 ciss, 1 dess, subjects in both: 1",
             f"{tmp_path / workers} is complete, 0 scans failed",
         ]
     files = [{p.relative_to(tmp_path / w): p.read_bytes() for p in (tmp_path / w).rglob("*.*")} for w in ("1", "2")]

@@ -1,5 +1,6 @@
 """What `export` leaves on disk, and that it needs nothing of ours to give the numbers of `translate`."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from cyclescan import NOTICE, __version__
 from cyclescan.artifacts import card as cards
-from cyclescan.artifacts import exports
+from cyclescan.artifacts import checkpoints, exports
 from cyclescan.artifacts.direction import DIRECTIONS
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json, sha256, write_json
@@ -21,6 +22,7 @@ from cyclescan.export import export
 from cyclescan.inference.translator import Translator
 from cyclescan.scans.volume import Volume
 from cyclescan.serving import saved_model
+from cyclescan.training import beginning
 from tests.inference import tiny
 from tests.serving.conftest import MAX_VOXELS
 
@@ -226,3 +228,16 @@ def test_window_and_size_limit_of_the_graph_can_be_chosen(run, tmp_path):
         served(volume=tf.constant(tiny.head((18, 33, 29))))
     with pytest.raises(InputError, match="positive multiple of 4 "):
         export(run.path, tmp_path / "out", window=(10, 16, 16))
+
+
+def test_a_run_begins_with_an_exported_model_as_with_its_run(run, exported):
+    for direction in DIRECTIONS:
+        expected = checkpoints.load_generator(run, direction).get_weights()
+        found = beginning.read(exported, run.config).load(direction).get_weights()
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+    other = dataclasses.replace(run.config, generator_filters=run.config.generator_filters + 1)
+    with pytest.raises(InputError, match=r"has generator_filters=\d+ and this run \d+; .*--set generator_filters="):
+        beginning.read(exported, other)
+    with pytest.raises(InputError, match=r"translates a2b, not b2a|has no b2a"):
+        beginning.read(exported / "a2b", run.config).load(DIRECTIONS[1])

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cyclescan.artifacts import checkpoints, runs
+from cyclescan.artifacts import checkpoints, runs, shipped
+from cyclescan.artifacts.direction import Direction
 from cyclescan.common.errors import InputError
 from cyclescan.config import Config
 from cyclescan.models import texture
@@ -71,3 +72,27 @@ def test_a_run_that_goes_on_from_its_beginning_asks_for_the_same_generators(begu
     with pytest.raises(InputError, match=r"began with the generators of run .*; give that model with --start-from"):
         trainer.train(tiny_records, run.path, config, resume_from=0)
     assert list(run.checkpoints) == [1]  # nothing was lost
+
+
+def test_other_records_are_said(begun, caplog):
+    names = {"a": {"name": "ciss"}, "b": {"name": "dess"}}
+    beginning.read(begun.path, CONFIG, {"spacing_mm": [3.0, 2.0, 2.05], "domains": names})
+    assert caplog.messages == []
+    swapped = {"a": names["b"], "b": names["a"]}
+    beginning.read(begun.path, CONFIG, {"spacing_mm": [1.0, 1.0, 1.0], "domains": swapped})
+    assert caplog.messages == [
+        "run learned from voxels of 3 x 2 x 2 mm and these records have 1 x 1 x 1 mm: it must learn their size anew, "
+        "which takes longer than records built with its --spacing-mm.",
+        "run translates ciss to dess as a2b, and here a is dess: build the records with --a and --b exchanged.",
+    ]
+
+
+def test_a_model_that_comes_with_cyclescan_can_be_begun_with():
+    config = shipped_config()
+    found = beginning.read("digital-knee", config)
+    assert found.name == "digital-knee" and found.data["domains"]["a"]["name"] == "ciss"
+    assert found.load(Direction.parse("a2b")).count_params() > 1e5
+
+
+def shipped_config():
+    return runs.read_run(shipped.find("digital-knee")).config
