@@ -110,8 +110,8 @@ def tensorflow() -> Iterator[Finding]:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-        mend = "pip install 'cyclescan[cuda]', and see that `nvidia-smi` lists the GPU" if driver else None
-        yield Finding("GPU", "a driver, but none that TensorFlow can use" if driver else "none", mend)
+        install = "pip install 'cyclescan[cuda]', and see that `nvidia-smi` lists the GPU" if driver else None
+        yield Finding("GPU", "a driver, but none that TensorFlow can use" if driver else "none", install)
     for gpu in gpus:
         about = tf.config.experimental.get_device_details(gpu)
         able = about.get("compute_capability", (0, 0))

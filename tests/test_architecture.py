@@ -158,7 +158,10 @@ def test_long_functions_and_many_parameters_say_why():
 
 
 def test_files_that_texts_name_are_in_the_repository():
-    """In code, its comments and docstrings, and in the papers but for those that are of their dates."""
+    """In code, its comments and docstrings, and in the papers but for those that are of their dates.
+
+    Our names are in lower case; a capital is in those of others.
+    """
     places = ("cyclescan", "data_prep", "benchmarks", "docs", "notebooks", "saved_models")
     texts = [p for place in places for kind in ("py", "md") for p in (ROOT / place).rglob(f"*.{kind}")]
     names = {path.name for place in (*places, "tests") for path in (ROOT / place).rglob("*.*")}
@@ -166,7 +169,9 @@ def test_files_that_texts_name_are_in_the_repository():
     for path in [*texts, *ROOT.glob("*.md")]:
         if (ROOT / "docs" / "lab") in path.parents or path.name == "CHANGELOG.md":
             continue
-        for word in re.findall(r"(?<![\w/.<{$~*-])[\w/-]+\.(?:py|md|ipynb|j2)(?![\w{*<])", path.read_text("utf-8")):
+        for word in re.findall(
+            r"(?<![\w/.<{$~*-])[a-z0-9_/-]+\.(?:py|md|ipynb|j2)(?![\w{*<])", path.read_text("utf-8")
+        ):
             assert Path(word).name in names, f"{path} names {word}"
             # a longer path is one from the root, from a package, or from where it is named
             if "/" in word and not word.startswith("/"):

@@ -70,9 +70,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def progress(iterable: Iterable | None = None, **options: Any) -> Any:
     """Return a tqdm bar with the time left: on a terminal's stderr, in a notebook's cell, and silent elsewhere."""
     if _in_notebook():
-        from tqdm.auto import tqdm  # a widget, or text where ipywidgets is not installed
+        from tqdm import auto  # a widget, or text where ipywidgets is not installed
 
-        return tqdm(iterable, **options)
+        return auto.tqdm(iterable, **options)
     from tqdm import tqdm
 
     return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
