@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from cyclescan import records
 from cyclescan.common import command
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 FACTS = "pairs.json"
 DETAIL = "detail"  # a folder that is there while pairs are made
 PER_VOLUME = 24
+UNUSUAL_SMOOTH = 1.0  # voxels, before a scan is compared with others of its domain: single ones are noise
+UNUSUAL_LEAST = 0.1  # of [-1, 1], by which an unusual voxel differs at the least
 KNOWN = 0.25  # of the partners; where fewer reach, the mean is not taken
 SHARD_VOLUMES = 16
 OTHER = {"a": "b", "b": "a"}
@@ -58,6 +61,8 @@ class Task:
         between: from the atlas of domain a to that of domain b.
         domain: of `fixed`.
         weight: of the pair.
+        own: others of its own domain, by which it is told what is unusual in it; empty where that is not asked.
+        unusual: from so many of their standard deviations on.
     """
 
     fixed: tuple[Entry, Map]
@@ -65,6 +70,8 @@ class Task:
     between: Map
     domain: str
     weight: float = 1.0
+    own: tuple[tuple[Entry, Map], ...] = ()
+    unusual: float | None = None
 
 
 def pair(
@@ -74,6 +81,7 @@ def pair(
     seed: int = 0,
     own: bool = False,
     pseudo_weight: float = 1.0,
+    unusual: float | None = None,
 ) -> dict:
     """Register volumes of the training split onto each other and write RECORDS/pairs, a pair for each volume.
 
@@ -85,6 +93,9 @@ def pair(
         seed: of the choice of partners and of the sampling in the registration.
         own: subjects in both domains become true pairs, see `own_pairs`; pseudo-pairs are made of the others alone.
         pseudo_weight: of a pseudo-pair in the terms of training, above 0 and at most 1; that of a true pair is 1.
+        unusual: where a volume differs from the mean of its own domain by more than so many standard deviations of that
+            domain there, it has no pseudo-partner: the mean of other people's volumes has not what is special in this
+            one, and would teach a network to erase it. None: it has one everywhere.
 
     Returns:
         What RECORDS/pairs/pairs.json says: shards with their checksums, and the mutual information (nats) of each
@@ -97,6 +108,8 @@ def pair(
     folder = Path(folder)
     records.read_info(folder)  # raises where it is no data set
     _check(per_volume, workers, seed, own, pseudo_weight)
+    if unusual is not None and not unusual > 0:
+        raise InputError(f"--unusual is {unusual:g}; a number of standard deviations above 0 is allowed, such as 3.")
     pairs = folder / PAIRS
     if pairs.exists() and not states(pairs / FACTS, "shards", "mutual_information"):
         raise InputError(f"{pairs} exists and holds no pseudo-pairs; move it away, it would be replaced.")
@@ -119,7 +132,7 @@ def pair(
             pseudo, information = _pseudo_tasks(
                 entries, partners, make_folder(out / DETAIL), pseudo_weight, parallel, seed
             )
-            tasks |= pseudo
+            tasks |= pseudo if unusual is None else _heeding(pseudo, unusual)
         bar.refresh()
         shards: dict[str, dict] = {}
         for domain in OTHER:
@@ -130,6 +143,7 @@ def pair(
         facts = {
             "shards": shards,
             "seed": seed,
+            **({} if unusual is None else {"unusual": unusual}),
             "per_volume": {d: max(chosen[d], default=0) for d in OTHER},
             "mutual_information": information,
             **({"own": about, "pseudo_weight": pseudo_weight} if own else {}),
@@ -186,6 +200,19 @@ def _pseudo_tasks(
     }
     information = {d: [round(map_.information, 4) for map_ in atlases[d].maps] for d in OTHER}
     return tasks, {**information, "between": round(between.information, 4)}
+
+
+def _heeding(tasks: dict[Entry, Task], unusual: float) -> dict[Entry, Task]:
+    """Give each task others of its own domain to be compared with."""
+    volumes = {d: [task.fixed for task in tasks.values() if task.domain == d] for d in OTHER}
+    return {
+        entry: dataclasses.replace(
+            task,
+            own=tuple(other for other in volumes[task.domain] if other is not task.fixed)[:PER_VOLUME],
+            unusual=unusual,
+        )
+        for entry, task in tasks.items()
+    }
 
 
 def _write(out: Path, domain: str, tasks: Sequence[Task | own_pairs.Task], parallel: Callable) -> dict[str, dict]:
@@ -308,6 +335,8 @@ def _warp(task: Task) -> bytes:
             image = registration.image_of(energy, [EVERY * s for s in spacing])
             mean.add(registration.resample(image, coarse_grid, transforms))
     partner = volumes.where(max(1, KNOWN * len(subjects)))
+    if task.own:
+        partner[_unusual(task, fixed, grid)] = np.nan
     detail = np.stack([np.sqrt(mean.where(1)) for mean in details], -1)
     return records.encode(
         dataclasses.replace(
@@ -318,6 +347,28 @@ def _warp(task: Task) -> bytes:
             weight=task.weight,
         )
     )
+
+
+def _unusual(task: Task, fixed: records.Record, grid) -> np.ndarray:
+    """Say where a volume is not like others of its own domain, brought onto it: bool (depth, height, width)."""
+    from data_prep import registration
+
+    def smooth(array):
+        return ndimage.gaussian_filter(array, UNUSUAL_SMOOTH)
+
+    usual, squares = _Mean(fixed.voxels.shape), _Mean(fixed.voxels.shape)
+    for entry, to_moving in task.own:
+        moving = records.decode(records.read_at(*entry))
+        if moving.subject == fixed.subject:
+            continue
+        image = registration.image_of(smooth(moving.voxels), spacing_of(moving.affine))
+        warped = registration.resample(image, grid, [*to_moving.forward(), *task.fixed[1].backward()])
+        usual.add(warped)
+        squares.add(warped**2)
+    mean = usual.where(2)
+    sd = np.sqrt(np.maximum(squares.where(2) - mean**2, 0))
+    least = np.maximum((task.unusual or 0) * sd, UNUSUAL_LEAST)
+    return np.abs(smooth(fixed.voxels) - mean) > least  # False where the mean is not known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -342,6 +393,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --own: what a pseudo-pair counts in training where a true pair counts 1 (default 1)",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument(
+        "--unusual",
+        type=float,
+        default=None,
+        metavar="SD",
+        help="voxels that differ by more than SD standard deviations from what is usual there in their own domain get "
+        "no pseudo-partner, which would erase them; for scans with lesions, for example 3",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of partners and of the registration")
 
 
@@ -353,6 +412,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.own,
         arguments.pseudo_weight,
+        arguments.unusual,
     )
     count = sum(shard["records"] for shard in facts["shards"].values())
     if arguments.own:

@@ -124,6 +124,29 @@ def test_a_pair_knows_how_much_detail_the_mean_has_lost(knees, tmp_path):
             assert np.corrcoef(found[known][:, band], true[known][:, band])[0, 1] > 0.45
 
 
+def test_what_is_unusual_in_a_volume_has_no_partner(knees, tmp_path):
+    """A bright block in one knee's CISS, as effusion: the mean of others' DESS has none and would erase it."""
+    shutil.copytree(knees[0], folder := tmp_path / "copy")
+    (shard,) = records.shards(folder / "train", "a")
+    scans = list(records.read_shard(shard))
+    block = np.zeros(SHAPE, bool)
+    block[6:10, 13:18, 13:18] = True
+    ill = scans[2].voxels.copy()
+    ill[block] = 1.0
+    records.write_shard(shard, [*scans[:2], dataclasses.replace(scans[2], voxels=ill), *scans[3:]])
+    missing = {}
+    for unusual in (None, 3.0):
+        facts = pairing.pair(folder, per_volume=2, workers=1, seed=0, unusual=unusual)
+        assert facts.get("unusual") == unusual
+        missing[unusual] = [np.isnan(pair.partner) for pair in read(folder, "pairs", "a")]
+    assert missing[None][2][block].mean() < 0.1 and missing[3.0][2][block].mean() > 0.7
+    rest = [now & ~before for now, before in zip(missing[3.0], missing[None], strict=True)]
+    assert np.mean([each[~block].mean() for each in rest]) < 0.15  # five others know little of what is usual
+    assert all((now | ~before).all() for now, before in zip(missing[3.0], missing[None], strict=True))
+    with pytest.raises(InputError, match="--unusual is -1; a number of standard deviations above 0"):
+        pairing.pair(folder, unusual=-1)
+
+
 def test_more_partners_are_closer_to_the_truth(knees, tmp_path):
     """Of all six by default, and none is left out."""
     folder, truth, _ = knees
