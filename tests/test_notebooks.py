@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, with small sizes."""
+"""The notebooks run from top to bottom, with small sizes."""
 
 from pathlib import Path
 
@@ -7,7 +7,76 @@ from nbclient import NotebookClient
 
 from tests.conftest import SETTINGS
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "01_first_translation.ipynb"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOK = NOTEBOOKS / "01_first_translation.ipynb"
+
+
+def executed(name, parameters, before_training=""):
+    """The outputs of a notebook whose cell of parameters got further lines, and their text.
+
+    With `before_training`, the training cell runs once before, after these lines, and may fail.
+    """
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    if before_training:
+        place = next(i for i, cell in enumerate(notebook.cells) if "trainer.train(" in cell.source)
+        interrupted = nbformat.v4.new_code_cell(before_training + notebook.cells[place].source)
+        interrupted.metadata["tags"] = ["raises-exception"]
+        notebook.cells.insert(place, interrupted)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS.parent)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return outputs, "".join(output.get("text", "") for output in outputs)
+
+
+def pictures_of(outputs):
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_your_own_scans(tmp_path, monkeypatch):
+    monkeypatch.setenv("CYCLESCAN_KEY_FILE", str(tmp_path / "key"))
+    small = {"OUT": str(tmp_path / "own"), "SUBJECTS": 6, "KNEE_SHAPE": (8, 16, 16), "SPLIT": (4, 1, 1)}
+    outputs, text = executed("02_your_own_scans.ipynb", small)
+    assert pictures_of(outputs) == 2
+    assert text.count("sub-0001.nii.gz") == 2  # the listings
+    assert "failed: none" in text and "outliers: " in text
+    assert (tmp_path / "own/records/qc.html").stat().st_size > 10_000
+
+
+INTERRUPT = """
+import os, signal
+from cyclescan.training.loop import Loop
+
+learn = Loop.learn
+
+
+def interrupted(*given):
+    os.kill(os.getpid(), signal.SIGINT)  # as Jupyter's square does
+    Loop.learn = learn
+    return learn(*given)
+
+
+Loop.learn = interrupted
+"""
+
+
+def test_train_on_vertex_ai(tiny_records, tmp_path):
+    """An interrupt saves the step in hand, and the same cell goes on from there."""
+    small = {
+        "RECORDS": str(tiny_records),
+        "RUN": str(tmp_path / "run"),
+        "STEPS": 3,
+        "SETTINGS": [*SETTINGS, "warmup=1", "back_from=1", "precision=mixed_float16"],
+        "TENSORBOARD": False,
+    }
+    outputs, text = executed("03_train_on_vertex_ai.ipynb", small, before_training=INTERRUPT)
+    assert pictures_of(outputs) == 2
+    assert "ok   TensorFlow" in text
+    assert "a GPU of 16 GB" in text
+    assert [output.ename for output in outputs if output.output_type == "error"] == ["KeyboardInterrupt"]
+    assert "interrupted and saved" in text
+    assert "checkpoints at [1, 2, 3]" in text
+    assert "20000 steps at " in text
 
 
 def test_first_translation(tmp_path):
