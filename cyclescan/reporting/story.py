@@ -36,6 +36,7 @@ class Story:
         shown: see `evaluation.fresh.show`.
         lesions: what was planted, in words, by subject.
         learnt: one sentence: where the model comes from.
+        more: the end of a sentence: where more knees are measured.
         pool: how many other subjects histogram matching knows.
         made: further facts, a name and a text each.
         further: files of the demo and what they are, a name and a text each.
@@ -44,6 +45,7 @@ class Story:
     shown: Sequence[Shown]
     lesions: Mapping[str, str]
     learnt: str
+    more: str
     pool: int
     made: Sequence[tuple[str, str]]
     further: Sequence[tuple[str, str]]
