@@ -6,6 +6,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from tests.conftest import SETTINGS
+from tests.inference import tiny
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NOTEBOOK = NOTEBOOKS / "01_first_translation.ipynb"
@@ -77,6 +78,17 @@ def test_train_on_vertex_ai(tiny_records, tmp_path):
     assert "interrupted and saved" in text
     assert "checkpoints at [1, 2, 3]" in text
     assert "20000 steps at " in text
+
+
+def test_serve(tmp_path):
+    run = tiny.write_run(tmp_path / "run")
+    small = {"RUN": str(run.path), "OUT": str(tmp_path / "served"), "KNEE_SHAPE": (8, 16, 16)}
+    outputs, text = executed("05_serve.ipynb", small)
+    assert pictures_of(outputs) == 1
+    assert "card.json" in text and "slicer/cyclescan_ciss_to_ct_v1/metadata.json" in text
+    differences = [float(part.split()[0]) for part in text.split("largest difference ")[1:]]
+    assert len(differences) == 3
+    assert max(differences) < 1e-3
 
 
 def test_first_translation(tmp_path):
