@@ -108,7 +108,7 @@ def test_every_picture_decodes(whole):
             assert b"<script" not in data
 
 
-def test_the_viewer_has_the_first_volume_of_each_direction_first(tiny_records):
+def test_the_viewer_has_the_first_volume_of_each_direction_first(tiny_records, monkeypatch):
     _, cases, _ = evaluate_on_records(MODELS, tiny_records)
     studies = run_page.studies(cases, {"a": "CISS", "b": "DESS"})
     assert [study.title for study in studies] == [
@@ -119,6 +119,11 @@ def test_the_viewer_has_the_first_volume_of_each_direction_first(tiny_records):
     ]
     assert [len(study.layers) for study in studies] == [4, 4, 3, 3]  # the first ones with their uncertainty
     np.testing.assert_array_equal(studies[1].layers[1].array, cases[2].translated)
+    # pictures that take much of the page leave less to the viewer, which has the first ones in any case
+    names = {"a": "CISS", "b": "DESS"}
+    monkeypatch.setattr(run_page, "LEAST_ROOM", 10_000)
+    assert [run_page._viewer(cases, names, taken).shown for taken in (0, run_page.ROOM)] == [4, 2]
+    assert len(run_page._viewer(cases, names, run_page.ROOM).html) < len(run_page._viewer(cases, names, 0).html) - 5000
 
 
 def test_numbers_are_those_of_the_evaluation(tiny_records, tmp_path):

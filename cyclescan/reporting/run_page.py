@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# characters of pictures and viewer together, which keeps a page below 8 MB, and what the viewer has in any case
+ROOM, LEAST_ROOM = 7_000_000, 1_000_000
 METHODS = {"identity": "identity (no change)", "histogram_matching": "histogram matching", "translated": "translated"}
 # key, heading, decimals, whether higher is better
 COLUMNS = (
@@ -151,6 +153,7 @@ def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | i
     names = {domain: display_name(about["name"]) for domain, about in run.data["domains"].items()}
     metrics, cases, compared = evaluated or ({}, [], {})
     about = metrics.get("about", {"split": "test", "data_range": None, "histogram_matching": ""})
+    pictures = _pictures(cases, names)
     return page.render(
         "cyclescan.reporting",
         "report.html.j2",
@@ -163,8 +166,8 @@ def _page(run: Run, info: dict | None, evaluated: tuple | None, weights: str | i
         columns=COLUMNS,
         definitions=measures.DEFINITIONS,
         seams=seams.DEFINITION,
-        pictures=_pictures(cases, names),
-        viewer=viewer.embed(studies(cases, names), least=len({case.direction for case in cases})) if cases else None,
+        pictures=pictures,
+        viewer=_viewer(cases, names, sum(len(each["picture"]) for each in pictures)) if cases else None,
         curves=_curves(run, names),
         settings=_settings(run),
         facts=_data_facts(run, info),
@@ -277,6 +280,12 @@ def _pictures(cases: list, names: Mapping[str, str]) -> list[dict]:
             }
         )
     return pictures
+
+
+def _viewer(cases: Sequence[Case], names: Mapping[str, str], taken: int) -> viewer.Viewer:
+    """The viewer of the cases, at least of the first of each direction; pictures have `taken` a part of the room."""
+    room = min(viewer.BUDGET, max(LEAST_ROOM, ROOM - taken))
+    return viewer.embed(studies(cases, names), least=len({case.direction for case in cases}), budget=room)
 
 
 def studies(cases: Sequence[Case], names: Mapping[str, str]) -> list[Study]:
