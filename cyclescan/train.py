@@ -89,7 +89,7 @@ def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -
         log.error("error: %s", error)
         return command.TRY_AGAIN
     if trained.checkpoints and distribution.this_worker() == 0:
-        trained = usual.add_limits(trained)
+        trained = usual.add_limits(trained, arguments.data)
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints, default=0))
     page, scans = command.call("report", "--run", trained.path), ("--direction", "a2b", "SCANS", "OUT")
     command.next_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from cyclescan import records
 from cyclescan.artifacts.direction import DIRECTIONS
@@ -12,13 +13,14 @@ from cyclescan.inference import doubt, lost
 from cyclescan.inference.translator import Translator
 
 
-def add_limits(run: Run) -> Run:
+def add_limits(run: Run, data: str | Path | None = None) -> Run:
     """Translate scans of the training there and back, and write what is lost of them into RUN/config.json.
 
     It stands beside the limits of the guard, so that exported models know it, too, see `lost.limits_of`.
 
     Args:
-        run: with a checkpoint; its records are where they were.
+        run: with a checkpoint.
+        data: its records; None for where they were when it began, from where they may have been moved since.
 
     Returns:
         The run with these limits.
@@ -28,7 +30,7 @@ def add_limits(run: Run) -> Run:
     """
     there = {direction: Translator.load(run.path, direction) for direction in DIRECTIONS}
     domains = dict(run.data["domains"])
-    places = {d: records.entries(run.records, "train", d.source)[: lost.SCANS] for d in DIRECTIONS}
+    places = {d: records.entries(data or run.records, "train", d.source)[: lost.SCANS] for d in DIRECTIONS}
     with progress(total=sum(map(len, places.values())), desc="there and back", unit="scan") as bar:
         for direction, entries in places.items():
             cycles = []
