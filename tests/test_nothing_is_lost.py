@@ -131,7 +131,7 @@ def test_training_takes_no_folder_with_a_history_of_others(tmp_path, name):
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("command", ["phantom", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["phantom", "evaluate"])  # of exports: tests/serving/test_saved_model.py
 def test_its_own_are_replaced(calls, tmp_path, command):
     main, arguments = calls[command]
     for _ in range(2):

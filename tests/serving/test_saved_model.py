@@ -36,7 +36,7 @@ CANONICAL = np.array([[8.0, 0, 0, -9], [0, 0, 8, 4], [0, 8, 0, 7], [0, 0, 0, 1]]
 def copied(exported, monkeypatch):
     """For what an export writes around its graphs, whose making takes seconds: these are those of `exported`."""
 
-    def save(run, direction, weights, window, max_voxels, folder):
+    def save(run, direction, weights, card, folder):
         shutil.copytree(exported / direction / "1", folder, ignore=lambda *_: ["assets.extra"])
 
     monkeypatch.setattr(saved_model, "_save", save)
