@@ -9,7 +9,7 @@ import pytest
 
 from cyclescan import __main__ as program
 from cyclescan import completion, doctor
-from cyclescan.common import command
+from cyclescan.common import command, machine
 from cyclescan.completion import SHELLS
 
 ROOT = Path(__file__).parent.parent
@@ -117,17 +117,17 @@ def test_the_doctor_finds_a_key_that_is_damaged_or_open(known_machine, capsys, s
 
 def test_the_doctor_finds_other_pythons_and_full_disks(known_machine, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 1))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
-    assert [f.mend.split(";")[0] for check in (doctor.python, doctor.disk) for f in check()] == [
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    assert [f.mend.split(";")[0] for check in (machine.python, machine.disk) for f in check()] == [
         "use Python 3.10 to 3.13", "make room for 2 GiB, or work on another disk",
     ]  # fmt: skip
 
 
 def test_the_doctor_and_the_packaging_name_the_same_pythons_and_extras():
     setup = (ROOT / "setup.py").read_text()
-    (oldest, newest) = doctor.PYTHONS
+    (oldest, newest) = machine.PYTHONS
     assert f'python_requires=">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"' in setup
-    assert all(f'"{extra}": [' in setup for extra in doctor.EXTRAS)
+    assert all(f'"{extra}": [' in setup for extra in machine.EXTRAS)
 
 
 def test_a_suggested_call_is_the_way_that_the_program_was_called(monkeypatch):
