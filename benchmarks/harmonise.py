@@ -130,8 +130,8 @@ def measured(translator: Translator) -> dict[str, dict[str, list[float]]]:
     for index in range(TEST):
         at_one, at_two = (make_subject(SEEDS["both"], SHAPE, index=index, make=make) for make in (ONE, TWO))
         scan, labels = dess_of(at_two), at_one.labels
-        array, records = prepare_as(scan, translator.data, "a")
-        translation = translator.restore(translator.translate_array(array.array), records)
+        array, steps = prepare_as(scan, translator.data, "a")
+        translation = translator.restore(translator.translate_array(array.array), steps)
         before = signals(scan.array, labels)
         note("truth", signals(dess_of(at_one).array, labels))
         note("nothing", before)

@@ -50,8 +50,8 @@ BAR = 0.15
 
 def scaled(scan: Volume, data: dict, domain: str) -> tuple[np.ndarray, dict]:
     """A scan as networks see it, and the record of its intensities."""
-    prepared, records = prepare_as(scan, data, domain)
-    return prepared.array, next(record for record in records if record["step"] == "intensity")
+    prepared, steps = prepare_as(scan, data, domain)
+    return prepared.array, next(record for record in steps if record["step"] == "intensity")
 
 
 def with_noise(array: np.ndarray, domain: dict, spacing_mm, seed) -> np.ndarray:

@@ -48,10 +48,10 @@ class TranslateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
-    """A scan ready for the network, the record of how, and what `Translator.outside` finds in it."""
+    """A scan ready for the network, the steps that led there, and what `Translator.outside` finds in it."""
 
     array: np.ndarray
-    records: list[dict]
+    steps: list[dict]
     findings: list[dict] | None
 
 
@@ -181,8 +181,8 @@ def _read(translator: Translator, scan: Path | Series, options: TranslateOptions
     volume = convert.read(scan) if isinstance(scan, Series) else volumes.read(scan, options.index)
     if options.side:
         volume = dataclasses.replace(volume, meta=volume.meta | {"side": options.side})
-    array, records = translator.prepare(volume)
-    return _Prepared(array, records, translator.outside(volume, records))
+    array, steps = translator.prepare(volume)
+    return _Prepared(array, steps, translator.outside(volume, steps))
 
 
 def _translate(translator: Translator, array: np.ndarray, progress: Progress | None = None) -> _Translated:
@@ -216,7 +216,7 @@ def _write(
 ) -> Path:
     """Write a result, its map of doubt and its JSON file; the path of the latter."""
     scan, output = job
-    volume = translator.restore(translated.array, prepared.records)
+    volume = translator.restore(translated.array, prepared.steps)
     digest, noise = _sha256(scan), None
     if options.noise_seed is not None:
         # each scan its own noise, whatever else is in the batch
@@ -231,7 +231,7 @@ def _write(
     about_doubt = None
     if translated.doubt is not None:
         descrip = volumes.synthetic_descrip(volumes.DOUBT_MAP)
-        restored = translator.restore_doubt(translated.doubt, prepared.records)
+        restored = translator.restore_doubt(translated.doubt, prepared.steps)
         volumes.write(restored, doubt_of(output), descrip, placement=placement)
         about_doubt = {
             "file": doubt_of(output).name,
@@ -245,7 +245,7 @@ def _write(
         "input_sha256": digest,
         "input_volume": options.index,
         "spacing_mm": list(volume.spacing_mm),
-        "preprocessing": prepared.records,
+        "preprocessing": prepared.steps,
         "guard": prepared.findings,
         "doubt": about_doubt,
         "noise": noise,

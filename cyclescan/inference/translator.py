@@ -250,7 +250,7 @@ class Translator:
 
     @property
     def target_intensity(self) -> dict:
-        """Return what the scale becomes in the result: the intensity record of the target domain."""
+        """Return what the scale becomes in the result: the intensity step of the target domain."""
         return self._domain(2)["intensity"]
 
     @property
@@ -343,27 +343,27 @@ class Translator:
         return lost.find(parts["cycle"], array, limits, voxel_mm3) if limits else None
 
     def prepare(self, volume: Volume) -> tuple[np.ndarray, list[dict]]:
-        """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the record of it.
+        """Bring a scan of the source domain onto the working grid and [-1, 1]; returns it and the steps taken.
 
         Raises:
             InputError: the scan has too little contrast for the model's scaling; the model needs to know which side
                 it shows.
         """
-        prepared, records = prepare_as(volume, self.data, self.direction[0])
-        return prepared.array, records
+        prepared, steps = prepare_as(volume, self.data, self.direction[0])
+        return prepared.array, steps
 
-    def outside(self, volume: Volume, records: list[dict]) -> list[dict] | None:
-        """Return what is unlike the training scans in a scan and its record from `prepare`, see `guard.outside`.
+    def outside(self, volume: Volume, steps: list[dict]) -> list[dict] | None:
+        """Return what is unlike the training scans in a scan and its steps from `prepare`, see `guard.outside`.
 
         Returns:
             None where the model is older than the guard, and nothing is known.
         """
         cohort = self._domain(0).get("guard")
-        return guard.outside(guard.measure(volume, records), cohort) if cohort else None
+        return guard.outside(guard.measure(volume, steps), cohort) if cohort else None
 
-    def restore(self, array: np.ndarray, records: list[dict]) -> Volume:
+    def restore(self, array: np.ndarray, steps: list[dict]) -> Volume:
         """Bring a translated array onto the grid of the scan it came from, in the target's intensities."""
-        return restore(array, records, self.target_intensity)
+        return restore(array, steps, self.target_intensity)
 
     def with_noise(self, volume: Volume, seed: int | Sequence[int]) -> Volume:
         """A volume from `restore` or `translate_volume` with as much of the target's noise as it lacks, see `noise`.
@@ -382,9 +382,9 @@ class Translator:
         scan = Volume(intensity.invert(array, self.target_intensity), np.diag([*self.data["spacing_mm"], 1.0]))
         return intensity.apply(self.with_noise(scan, seed).array, self.target_intensity)
 
-    def restore_doubt(self, array: np.ndarray, records: list[dict]) -> Volume:
+    def restore_doubt(self, array: np.ndarray, steps: list[dict]) -> Volume:
         """Bring the result of `doubt` onto the grid of the scan, in the target's intensities; what was cropped is 0."""
-        return restore(array - 1, records, intensity.of_differences(self.target_intensity))
+        return restore(array - 1, steps, intensity.of_differences(self.target_intensity))
 
     def translate_volume(self, volume: Volume, progress: Progress | None = None) -> Volume:
         """Translate a scan of the source domain in any orientation and spacing.
@@ -395,8 +395,8 @@ class Translator:
         Raises:
             InputError: see `prepare` and `translate_array`.
         """
-        array, records = self.prepare(volume)
-        return self.restore(self.translate_array(array, progress), records)
+        array, steps = self.prepare(volume)
+        return self.restore(self.translate_array(array, progress), steps)
 
 
 def network_of(generator) -> Network:

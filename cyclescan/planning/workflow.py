@@ -173,8 +173,8 @@ def _scan(path: Path) -> Volume:
 
 def _translated(translator: Translator, scan: Volume, path: Path) -> Volume:
     """The synthetic CT on the grid of the scan; a scan of another contrast is refused, another grid only warned of."""
-    array, records = translator.prepare(scan)
-    findings = translator.outside(scan, records) or []
+    array, steps = translator.prepare(scan)
+    findings = translator.outside(scan, steps) or []
     contrast = [each for each in findings if each["measure"] in (*guard.CONTRAST, guard.LIKENESS, guard.JOINT)]
     if contrast:
         raise InputError(
@@ -183,7 +183,7 @@ def _translated(translator: Translator, scan: Volume, path: Path) -> Volume:
         )
     if findings:
         log.warning("warning: %s is unlike the scans of the training: %s.", path, guard.sentence(findings, 4))
-    return translator.restore(translator.translate_array(array), records)
+    return translator.restore(translator.translate_array(array), steps)
 
 
 def _lines(given: _Given):

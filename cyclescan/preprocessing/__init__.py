@@ -84,38 +84,38 @@ def prepare(
         options: further steps; None for none.
 
     Returns:
-        The prepared volume and the record of every step, in order; `restore` walks it backwards.
+        The prepared volume and every step that was taken, in order; `restore` walks it backwards.
 
     Raises:
         InputError: the scan has too little contrast; its side is asked for and not known; N4 fails.
     """
     options = options or Options()
-    records = []
-    volume, record = geometry.to_canonical(volume)
-    records.append(record)
+    steps = []
+    volume, step = geometry.to_canonical(volume)
+    steps.append(step)
     if filled := fill.find(volume.array):
-        volume, record = fill.remove(volume, filled)
-        records.append(record)
+        volume, step = fill.remove(volume, filled)
+        steps.append(step)
     if options.side is not None and _side_of(volume) != options.side:
-        volume, record = geometry.mirror(volume)
-        records.append(record)
+        volume, step = geometry.mirror(volume)
+        steps.append(step)
     if options.n4:
-        volume, record = bias_field.correct(volume)
-        records.append(record)
+        volume, step = bias_field.correct(volume)
+        steps.append(step)
     if options.crop_body_mm is not None:
-        volume, record = body.crop(volume, options.crop_body_mm)
-        records.append(record)
+        volume, step = body.crop(volume, options.crop_body_mm)
+        steps.append(step)
     if spacing_mm is not None:
-        volume, record = geometry.resample(volume, spacing_mm)
-        records.append(record)
-    measured = volume.array[~geometry.follow(filled.outside, records)] if filled else volume.array
-    record = intensity.measure(measured, scaling)
-    records.append(record)
-    volume = Volume(intensity.apply(volume.array, record), volume.affine, volume.meta)
+        volume, step = geometry.resample(volume, spacing_mm)
+        steps.append(step)
+    measured = volume.array[~geometry.follow(filled.outside, steps)] if filled else volume.array
+    step = intensity.measure(measured, scaling)
+    steps.append(step)
+    volume = Volume(intensity.apply(volume.array, step), volume.affine, volume.meta)
     if shape is not None:
-        volume, record = geometry.crop_or_pad(volume, shape, fill=-1.0)
-        records.append(record)
-    return volume, records
+        volume, step = geometry.crop_or_pad(volume, shape, fill=-1.0)
+        steps.append(step)
+    return volume, steps
 
 
 def prepare_as(volume: Volume, data: Mapping, domain: str) -> tuple[Volume, list[dict]]:
@@ -140,30 +140,30 @@ def _side_of(volume: Volume) -> str:
     return side
 
 
-def restore(array: np.ndarray, records: list[dict], target: dict | None = None) -> Volume:
+def restore(array: np.ndarray, steps: list[dict], target: dict | None = None) -> Volume:
     """Bring an array on the working grid back onto the grid of the scan it came from.
 
     Args:
         array: float32 (depth, height, width) on [-1, 1], on the grid that `prepare` returned.
-        records: what `prepare` recorded.
-        target: the intensity record of the domain the array now belongs to; None inverts the scan's own.
+        steps: what `prepare` recorded.
+        target: the intensity step of the domain the array now belongs to; None inverts the scan's own.
 
     Returns:
         The volume with the shape and the affine of the original scan, in the intensities of `target`. What was
         cropped away or lay beyond the field of view is air. A bias field comes back with the scan's own intensities
         only: those of a target domain are corrected ones.
     """
-    volume = Volume(np.asarray(array, np.float32), geometry.working_affine(records))
+    volume = Volume(np.asarray(array, np.float32), geometry.working_affine(steps))
     air = -1.0
-    for record in reversed(records):
-        if record["step"] == "intensity":
-            scale = target or record
+    for step in reversed(steps):
+        if step["step"] == "intensity":
+            scale = target or step
             volume = Volume(intensity.invert(volume.array, scale), volume.affine)
             air = scale["low"]
-        elif record["step"] == "bias_field":
-            volume = volume if target else bias_field.undo(volume, record)
-        elif record["step"] == "fill":
+        elif step["step"] == "bias_field":
+            volume = volume if target else bias_field.undo(volume, step)
+        elif step["step"] == "fill":
             continue
         else:
-            volume = geometry.undo(volume, record, air)
+            volume = geometry.undo(volume, step, air)
     return volume

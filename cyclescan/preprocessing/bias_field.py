@@ -2,7 +2,7 @@
 
 This is the one module of cyclescan that uses SimpleITK, which otherwise lives in data_prep: a new scan has to be
 corrected as the training scans were, so the step belongs to the preprocessing that both share. SimpleITK is imported
-when a scan is corrected, never before; a model that was trained without the correction never needs it. The record
+when a scan is corrected, never before; a model that was trained without the correction never needs it. The step
 holds the field itself, so undoing the step needs NumPy alone.
 """
 
@@ -31,7 +31,7 @@ def correct(volume: Volume) -> tuple[Volume, dict]:
             there is 0, so that the overall brightness stays.
 
     Returns:
-        The corrected scan, and a record with the logarithm of the field as cubic B-spline coefficients.
+        The corrected scan, and the step with the logarithm of the field as cubic B-spline coefficients.
 
     Raises:
         InputError: the scan has a single slice along an axis, or N4 fails on it.
@@ -48,26 +48,26 @@ def correct(volume: Volume) -> tuple[Volume, dict]:
     inside = body.mask(coarse)
     field = _estimate(coarse, inside, [s * f for s, f in zip(volume.spacing_mm, factors, strict=True)])
     field -= field[inside].mean()
-    record = {
+    step = {
         "step": "bias_field",
         "factors": factors,
         "coarse_shape": list(coarse.shape),
         "log_field": [round(float(c), 6) for c in _fit(field).ravel()],
     }
-    return Volume(volume.array / field_of(record, volume.shape), volume.affine, volume.meta), record
+    return Volume(volume.array / field_of(step, volume.shape), volume.affine, volume.meta), step
 
 
-def undo(volume: Volume, record: dict) -> Volume:
-    """Multiply a corrected scan by the field of the record."""
-    return Volume(volume.array * field_of(record, volume.shape), volume.affine, volume.meta)
+def undo(volume: Volume, step: dict) -> Volume:
+    """Multiply a corrected scan by the field of the step."""
+    return Volume(volume.array * field_of(step, volume.shape), volume.affine, volume.meta)
 
 
-def field_of(record: dict, shape: Sequence[int]) -> np.ndarray:
+def field_of(step: dict, shape: Sequence[int]) -> np.ndarray:
     """Return the field, float32 of `shape`, positive; beyond the centres of the outermost blocks it stays as it is
     there.
     """
-    log_field = np.asarray(record["log_field"], np.float32).reshape([COEFFICIENTS] * 3)
-    for axis, (n, factor, blocks) in enumerate(zip(shape, record["factors"], record["coarse_shape"], strict=True)):
+    log_field = np.asarray(step["log_field"], np.float32).reshape([COEFFICIENTS] * 3)
+    for axis, (n, factor, blocks) in enumerate(zip(shape, step["factors"], step["coarse_shape"], strict=True)):
         centres = (np.arange(n) - (factor - 1) / 2) / factor
         basis = _basis(np.clip(centres / max(1, blocks - 1), 0, 1)).astype(np.float32)
         log_field = np.moveaxis(np.tensordot(basis, log_field, (1, axis)), 0, axis)

@@ -46,7 +46,7 @@ def mask(array: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
 
 
 def crop(volume: Volume, margin_mm: float) -> tuple[Volume, dict]:
-    """Crop to the body and a margin around it; the record is one of `geometry.window`.
+    """Crop to the body and a margin around it; the step is one of `geometry.window`.
 
     Raises:
         InputError: the margin is negative or not finite.

@@ -78,12 +78,12 @@ def find(array: np.ndarray) -> Fill | None:
 
 
 def remove(volume: Volume, filled: Fill) -> tuple[Volume, dict]:
-    """Return the scan with air in place of the fill, and the record of it, which `restore` passes over: air stays
+    """Return the scan with air in place of the fill, and that step, which `restore` passes over: air stays
     there.
     """
     share = float(f"{np.mean(filled.outside):.4g}")
-    record = {"step": "fill", "share": share, "air": float(f"{filled.air:.6g}")}
-    return Volume(filled.removed(volume.array), volume.affine, volume.meta), record
+    step = {"step": "fill", "share": share, "air": float(f"{filled.air:.6g}")}
+    return Volume(filled.removed(volume.array), volume.affine, volume.meta), step
 
 
 def _air(array: np.ndarray, outside: np.ndarray, value: float, bright: float) -> float | None:

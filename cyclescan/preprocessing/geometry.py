@@ -1,7 +1,7 @@
 """Invertible changes of the grid: canonical orientation, left and right, spacing, crop and pad.
 
-Each step returns the new volume and a record (plain JSON) from which `undo` brings a volume back. A record holds
-the affine before and after, so that no rounding is repeated on the way back.
+Each function returns the new volume and the step that it was (plain JSON), from which `undo` brings a volume back. A
+step holds the affine before and after, so that no rounding is repeated on the way back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def to_canonical(volume: Volume) -> tuple[Volume, dict]:
 
     An oblique scan keeps its obliqueness: its axes are those closest to R, S, A.
     """
-    record = {
+    step = {
         "step": "canonical",
         "axes_before": list(volume.axes),
         "shape_before": list(volume.shape),
@@ -41,8 +41,8 @@ def to_canonical(volume: Volume) -> tuple[Volume, dict]:
     }
     array = nib.orientations.apply_orientation(volume.array, _to_canonical_orientation(volume.affine))
     _, affine = canonical_grid(volume.shape, volume.affine)
-    record["affine_after"] = affine.tolist()
-    return Volume(np.ascontiguousarray(array), affine, volume.meta), record
+    step["affine_after"] = affine.tolist()
+    return Volume(np.ascontiguousarray(array), affine, volume.meta), step
 
 
 def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]:
@@ -71,14 +71,14 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, dict]
     centre_before = volume.affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2)
     centre_after = affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     affine[:3, 3] += centre_before - centre_after
-    record = {
+    step = {
         "step": "resample",
         "shape_before": list(volume.shape),
         "affine_before": volume.affine.tolist(),
         "shape_after": list(shape),
         "affine_after": affine.tolist(),
     }
-    return Volume(_onto(volume, shape, affine), affine, volume.meta), record
+    return Volume(_onto(volume, shape, affine), affine, volume.meta), step
 
 
 def anti_aliasing(step: np.ndarray | float) -> np.ndarray:
@@ -105,7 +105,7 @@ def crop_or_pad(volume: Volume, shape: Sequence[int], fill: float) -> tuple[Volu
 
 def window(volume: Volume, start: Sequence[int], shape: Sequence[int], fill: float) -> tuple[Volume, dict]:
     """Crop or pad to the `shape` voxels that begin at voxel `start`; new voxels get the value `fill`."""
-    record = {
+    step = {
         "step": "crop_or_pad",
         "shape_before": list(volume.shape),
         "affine_before": volume.affine.tolist(),
@@ -113,8 +113,8 @@ def window(volume: Volume, start: Sequence[int], shape: Sequence[int], fill: flo
         "shape_after": [int(n) for n in shape],
     }
     result = _window(volume, start, shape, fill)
-    record["affine_after"] = result.affine.tolist()
-    return result, record
+    step["affine_after"] = result.affine.tolist()
+    return result, step
 
 
 def mirror(volume: Volume) -> tuple[Volume, dict]:
@@ -124,7 +124,7 @@ def mirror(volume: Volume) -> tuple[Volume, dict]:
     mirrored at x = 0, the patient's midline, so that a left knee takes the place of the right one; the mirror image
     of an oblique scan is oblique the other way.
     """
-    record = {
+    step = {
         "step": "mirror",
         "shape_before": list(volume.shape),
         "affine_before": volume.affine.tolist(),
@@ -132,56 +132,56 @@ def mirror(volume: Volume) -> tuple[Volume, dict]:
     reverse = np.diag([-1.0, 1, 1, 1])
     reverse[0, 3] = volume.shape[0] - 1
     affine = np.diag([-1.0, 1, 1, 1]) @ volume.affine @ reverse
-    record["affine_after"] = affine.tolist()
-    return Volume(np.ascontiguousarray(volume.array[::-1]), affine, volume.meta), record
+    step["affine_after"] = affine.tolist()
+    return Volume(np.ascontiguousarray(volume.array[::-1]), affine, volume.meta), step
 
 
-def undo(volume: Volume, record: dict, fill: float = 0.0) -> Volume:
+def undo(volume: Volume, step: dict, fill: float = 0.0) -> Volume:
     """Invert one recorded step. What a crop removed comes back as `fill`."""
-    before = np.asarray(record["affine_before"])
-    shape = tuple(record["shape_before"])
-    if record["step"] == "canonical":
+    before = np.asarray(step["affine_before"])
+    shape = tuple(step["shape_before"])
+    if step["step"] == "canonical":
         back = nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt(CANONICAL_AXES), nib.orientations.io_orientation(before)
         )
         array = nib.orientations.apply_orientation(volume.array, back)
         return Volume(np.ascontiguousarray(array), before, volume.meta)
-    if record["step"] == "mirror":
+    if step["step"] == "mirror":
         return Volume(np.ascontiguousarray(volume.array[::-1]), before, volume.meta)
-    if record["step"] == "resample":
+    if step["step"] == "resample":
         return Volume(_onto(volume, shape, before), before, volume.meta)
-    if record["step"] == "crop_or_pad":
-        result = _window(volume, [-s for s in record["start"]], shape, fill)
+    if step["step"] == "crop_or_pad":
+        result = _window(volume, [-s for s in step["start"]], shape, fill)
         return Volume(result.array, before, volume.meta)
-    raise ValueError(f"unknown step {record['step']!r}")
+    raise ValueError(f"unknown step {step['step']!r}")
 
 
-def follow(marked: np.ndarray, records: Sequence[dict]) -> np.ndarray:
+def follow(marked: np.ndarray, steps: Sequence[dict]) -> np.ndarray:
     """Return voxels that were marked on the canonical grid, on the grid to which the recorded steps lead.
 
     Args:
         marked: bool (depth, height, width).
-        records: those of `prepare`; steps that change no grid are passed over. What a window adds is not marked.
+        steps: those of `prepare`; steps that change no grid are passed over. What a window adds is not marked.
     """
-    for record in records:
-        if record["step"] == "mirror":
+    for step in steps:
+        if step["step"] == "mirror":
             marked = marked[::-1]
-        elif record["step"] == "crop_or_pad":
+        elif step["step"] == "crop_or_pad":
             grid = Volume(marked, np.eye(4))
-            marked = _window(grid, record["start"], record["shape_after"], 0.0).array > 0
-        elif record["step"] == "resample":
-            to_old = np.linalg.solve(np.asarray(record["affine_before"]), np.asarray(record["affine_after"]))
+            marked = _window(grid, step["start"], step["shape_after"], 0.0).array > 0
+        elif step["step"] == "resample":
+            to_old = np.linalg.solve(np.asarray(step["affine_before"]), np.asarray(step["affine_after"]))
             places = (
                 np.clip(np.rint(to_old[axis, axis] * np.arange(n) + to_old[axis, 3]), 0, marked.shape[axis] - 1)
-                for axis, n in enumerate(record["shape_after"])
+                for axis, n in enumerate(step["shape_after"])
             )
             marked = marked[np.ix_(*(place.astype(int) for place in places))]
     return marked
 
 
-def working_affine(records: list[dict]) -> np.ndarray:
+def working_affine(steps: list[dict]) -> np.ndarray:
     """Return the affine of the grid that the recorded steps lead to."""
-    return np.asarray([r for r in records if "affine_after" in r][-1]["affine_after"])
+    return np.asarray([r for r in steps if "affine_after" in r][-1]["affine_after"])
 
 
 def _to_canonical_orientation(affine: np.ndarray) -> np.ndarray:

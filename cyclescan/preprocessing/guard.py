@@ -72,12 +72,12 @@ MEASURES = {
 }
 
 
-def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
+def measure(scan: Volume, steps: Sequence[Mapping]) -> dict[str, float]:
     """Return the measures of one scan.
 
     Args:
         scan: as it was read, in any orientation; `meta["acquisition"]` holds what is known of its sequence.
-        records: what `preprocessing.prepare` recorded for it; its intensity record scales the histogram.
+        steps: what `preprocessing.prepare` recorded for it; its intensity step scales the histogram.
 
     Returns:
         Finite numbers by the keys of `MEASURES`; a parameter of the sequence only where it is known.
@@ -87,8 +87,8 @@ def measure(scan: Volume, records: Sequence[Mapping]) -> dict[str, float]:
     values = {f"spacing_{axis}_mm": s for axis, s in zip(AXES, spacing_mm, strict=True)}
     values |= {f"extent_{axis}_mm": n * s for axis, n, s in zip(AXES, canonical.shape, spacing_mm, strict=True)}
     values["tilt_deg"] = _tilt_deg(canonical.affine)
-    scale = next(record for record in records if record["step"] == "intensity")
-    filled = fill.find(canonical.array) if any(record["step"] == "fill" for record in records) else None
+    scale = next(step for step in steps if step["step"] == "intensity")
+    filled = fill.find(canonical.array) if any(step["step"] == "fill" for step in steps) else None
     factors = [max(1, n // COARSE_VOXELS) for n in canonical.shape]
     coarse = body.block_means(filled.removed(canonical.array) if filled else canonical.array, factors)
     outside = body.block_means(filled.outside, factors) > 0.5 if filled else None

@@ -101,11 +101,11 @@ def is_soft(scaling: str) -> bool:
     return scaling.partition(":")[0] == "soft_percentile"
 
 
-def apply(array: np.ndarray, record: dict) -> np.ndarray:
+def apply(array: np.ndarray, step: dict) -> np.ndarray:
     """Map [low, high] linearly to [-1, 1], or to [-1, KNEE] and what is above it to [KNEE, 1], and clip; float32."""
-    low, high = np.float32(record["low"]), np.float32(record["high"])
+    low, high = np.float32(step["low"]), np.float32(step["high"])
     above_low = np.asarray(array, np.float32) - low
-    if not is_soft(record["scaling"]):
+    if not is_soft(step["scaling"]):
         return np.clip(above_low * (np.float32(2) / (high - low)) - 1, -1, 1)
     scaled = above_low * (np.float32(1 + KNEE) / (high - low)) - 1
     beyond = scaled > KNEE  # few voxels, and a logarithm takes long
@@ -114,11 +114,11 @@ def apply(array: np.ndarray, record: dict) -> np.ndarray:
     return np.clip(scaled, -1, 1)
 
 
-def invert(array: np.ndarray, record: dict) -> np.ndarray:
+def invert(array: np.ndarray, step: dict) -> np.ndarray:
     """Return the inverse of `apply` for what it did not clip; float32."""
-    low, high = np.float32(record["low"]), np.float32(record["high"])
+    low, high = np.float32(step["low"]), np.float32(step["high"])
     scaled = np.asarray(array, np.float32)
-    if not is_soft(record["scaling"]):
+    if not is_soft(step["scaling"]):
         return (scaled + 1) * ((high - low) / np.float32(2)) + low
     result = (scaled + 1) * ((high - low) / np.float32(1 + KNEE)) + low
     beyond = scaled > KNEE
@@ -128,14 +128,14 @@ def invert(array: np.ndarray, record: dict) -> np.ndarray:
 
 
 def upper(scaling: str) -> float:
-    """Return where on the scale the upper limit of a record, "high", lies."""
+    """Return where on the scale the upper limit of a step, "high", lies."""
     return KNEE if is_soft(scaling) else 1.0
 
 
-def of_differences(record: dict) -> dict:
-    """Return the record whose inverse turns differences on [0, 2], less 1, into the unit of the scan.
+def of_differences(step: dict) -> dict:
+    """Return the step whose inverse turns differences on [0, 2], less 1, into the unit of the scan.
 
     A difference has the unit that the linear part of the scale has.
     """
-    width = 2 * (record["high"] - record["low"]) / (1 + upper(record["scaling"]))
+    width = 2 * (step["high"] - step["low"]) / (1 + upper(step["scaling"]))
     return {"step": "intensity", "scaling": f"window_hu:0,{width}", "low": 0.0, "high": width}

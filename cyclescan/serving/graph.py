@@ -23,7 +23,7 @@ class ServedTranslator(tf.Module):
     Args:
         generator: Keras model (n, d, h, w, 1) -> the same, on [-1, 1].
         scaling: of the source domain, see `intensity.measure`.
-        target: intensity record of the target domain.
+        target: intensity step of the target domain.
         window: voxels of the windows (depth, height, width) that `serving_default` works in, multiples of the stride.
         max_voxels: a larger volume is refused: it would take the memory of the whole server.
         noise: of the target domain, for the endpoint `with_noise`; None for a model that does not know it, which then

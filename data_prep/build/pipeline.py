@@ -12,7 +12,7 @@ from cyclescan import records
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import make_folder, states
 from cyclescan.scans.volume import CANONICAL_AXES
-from data_prep import graph, layouts, persons, pseudonyms, qc, scans, workspace
+from data_prep import beam, layouts, persons, pseudonyms, qc, scans, workspace
 from data_prep.build import entries, grid, modality, shards
 from data_prep.build.division import chosen_scans, divide, write_split_file
 from data_prep.build.request import BuildRequest
@@ -45,7 +45,7 @@ def build(a: tuple[str, str | os.PathLike], b: tuple[str, str | os.PathLike], ou
 def build_request(request: BuildRequest) -> dict:
     """Make the data set of a request; see `build`."""
     names, out, options = request.names, request.folder, request.options
-    runner = graph.find_runner(request.runner, request.runner_options)
+    runner = beam.find_runner(request.runner, request.runner_options)
     _check_output(out)
     key = _key(pseudonyms.key_file(request.key_file), out)
     digest = pseudonyms.digest(key, json.dumps(request.identity(), sort_keys=True, default=str))

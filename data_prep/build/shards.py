@@ -18,7 +18,7 @@ from cyclescan.common.errors import InputError, of_item
 from cyclescan.common.files import sha256
 from cyclescan.preprocessing import Options, body, geometry, guard, prepare
 from cyclescan.scans.volume import Volume
-from data_prep import graph, pseudonyms, scans, splits, workspace
+from data_prep import beam, pseudonyms, scans, splits, workspace
 from data_prep.build.grid import extent_of
 from data_prep.build.request import BuildRequest
 from data_prep.build.sources import Source, changed_ns
@@ -137,7 +137,7 @@ def write(
         todo.sort(key=lambda job: -sum(math.prod(source.shape) for source in job[2].sources))
         total = sum(len(task.sources) for _, _, task in todo)
         workers = request.workers or usable_cpus()
-        for outcome in graph.run(
+        for outcome in beam.run(
             write_shard, todo, folder, runner, workers=workers, options=request.runner_options, total=total
         ):
             if outcome["unwritable"]:
@@ -207,7 +207,7 @@ def write_shard(job: tuple[str, str, Task]) -> dict:
             else:
                 facts["scans"].append(about)
                 yield record
-            with open(shard.with_name(graph.COUNTER), "ab") as stream:
+            with open(shard.with_name(beam.COUNTER), "ab") as stream:
                 stream.write(b".")
 
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
-from data_prep import graph, workspace
+from data_prep import beam, workspace
 from data_prep.build import build, shards
 from data_prep.verify import verify
 from tests.data_prep.scan_files import save, save_domain, save_domains, voxels
@@ -24,15 +24,15 @@ SUBJECTS = [f"{i:02d}" for i in range(24)]
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """The subjects of every shard that is made from now on, one list for each run of the graph."""
+    """The subjects of every shard that is made from now on, one list for each run of the pipeline."""
     runs = []
-    original = graph.run
+    original = beam.run
 
     def run(function, jobs, *arguments, **options):
         runs.append([{source.subject for source in task.sources} for _, _, task in jobs])
         return original(function, jobs, *arguments, **options)
 
-    monkeypatch.setattr(graph, "run", run)
+    monkeypatch.setattr(beam, "run", run)
     return runs
 
 
@@ -225,18 +225,18 @@ def test_a_run_killed_while_the_data_sets_changed_places(tmp_path, again):
 
 def test_outcomes_that_cannot_be_written(tmp_path, again, monkeypatch):
     """The shards just fit on the disk, and the list of what was done does not."""
-    original = graph.write_text
+    original = beam.write_text
 
     def full(path, text):
-        if str(path).endswith(graph.OUTCOMES):
+        if str(path).endswith(beam.OUTCOMES):
             raise InputError("No space left on device.")
         original(path, text)
 
     with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be written by the runner's workers"):
-        patch.setattr(graph, "write_text", full)
+        patch.setattr(beam, "write_text", full)
         again()
     assert not (tmp_path / "records").exists()
-    monkeypatch.setattr(graph, "run", None)  # all shards are there
+    monkeypatch.setattr(beam, "run", None)  # all shards are there
     again()
     assert verify(tmp_path / "records")["problems"] == []
 

@@ -1,4 +1,4 @@
-"""The Apache Beam graph, the same for every runner, and the processes of the one that runs it here."""
+"""The Apache Beam pipeline, the same for every runner, and the processes of the one that runs it here."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _worker_command() -> str:
     path = [p or os.getcwd() for p in sys.path]
     code = (
         f"import logging, sys; sys.path[:] = {path!r}; logging.disable(logging.WARNING); "
-        f"from data_prep import graph; graph.end_with({os.getpid()}); "
+        f"from data_prep import beam; beam.end_with({os.getpid()}); "
         "from apache_beam.runners.worker import sdk_worker_main; sdk_worker_main.main([])"
     )
     return shlex.join([sys.executable, "-c", code])
