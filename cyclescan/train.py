@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     begins = not asked.resuming or (asked.resume_from is None and runs.is_new(arguments.run))
     begun = None if begins else runs.read_run(arguments.run)
     base = begun.config if begun and not arguments.preset else preset(arguments.preset or "knee")
-    return _train(arguments, base.with_settings(settings), asked)
+    before = max(begun.checkpoints, default=0) if begun and asked.resume_from is None else 0
+    return _train(arguments, base.with_settings(settings), asked, before)
 
 
-def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -> int:
+def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions, before: int) -> int:
     # what is wrong with the options has been said by now: TensorFlow takes seconds to import
     from cyclescan.inference import usual
     from cyclescan.training import distribution, trainer
@@ -88,7 +89,8 @@ def _train(arguments: argparse.Namespace, config: Config, asked: TrainOptions) -
     except WorkerLostError as error:
         log.error("error: %s", error)
         return command.TRY_AGAIN
-    if trained.checkpoints and distribution.this_worker() == 0:
+    # a run that was complete already stays as it is
+    if max(trained.checkpoints, default=0) > before and distribution.this_worker() == 0:
         trained = usual.add_limits(trained, arguments.data)
     log.info("done: %s, last checkpoint at step %d", trained.path, max(trained.checkpoints, default=0))
     page, scans = command.call("report", "--run", trained.path), ("--direction", "a2b", "SCANS", "OUT")

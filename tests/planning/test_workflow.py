@@ -234,8 +234,8 @@ def test_exit_codes_and_one_sentence(knee, tmp_path, monkeypatch, capsys):
     assert plan.main([*given, "--bone", str(folder / "none.nii.gz")]) == 2
     assert capsys.readouterr().err.count("error:") == 1
     refusal = {"accepted": False, "why": "The starts disagree.", "depth": None, "spread_mm": 9.0}
-    monkeypatch.setattr(plan, "carry_over", lambda *_: refusal)
+    monkeypatch.setattr(workflow, "carry_over", lambda *_: refusal)
     assert plan.main([*given, "--bone", str(own / "femur.nii.gz")]) == 1
-    monkeypatch.setattr(plan, "carry_over", lambda *_: refusal | {"accepted": True})
+    monkeypatch.setattr(workflow, "carry_over", lambda *_: refusal | {"accepted": True})
     assert plan.main([*given, "--bone", str(own / "femur.nii.gz")]) == 0
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
