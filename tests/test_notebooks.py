@@ -80,6 +80,27 @@ def test_train_on_vertex_ai(tiny_records, tmp_path):
     assert "20000 steps at " in text
 
 
+def test_how_good_is_it(tmp_path):
+    """The shipped model on a piece of three knees, at the voxels that it knows."""
+    small = {"OUT": str(tmp_path / "good"), "KNEES": 3, "KNEE_SHAPE": (16, 32, 32), "SPACING_MM": (3.0, 2.1875, 2.1875)}
+    outputs, text = executed("04_how_good_is_it.ipynb", {**small, "LESIONS": ("acl_tear", "oedema_femur", "effusion")})
+    assert pictures_of(outputs) == 5
+    assert "failed: none" in text
+    assert "nats KL over the body: with noise" in text
+    assert "masked: the voxels of the mask alone" in text  # of `evaluate`
+    psnr = {
+        row.rsplit(maxsplit=3)[0]: float(row.split()[-1])
+        for row in text.split("PSNR to truth, dB\n")[1].split("\n")[:3]
+    }
+    assert psnr["translation"] > max(psnr["of the wrong person"], psnr["doing nothing"])
+    assert "acl, predicted: ICC" in text and "acl, source: ICC" in text
+    torn = next(row for row in text.splitlines() if row.startswith("sub-0001, acl tear"))
+    assert float(torn.split()[-2]) > 0.3 and torn.split()[-1] != "-"  # bright fluid in the true scan
+    assert text.split("usual  warning\n")[1].count(" voxels ") == 6  # three knees, each with its lesion and without
+    assert {path.suffix for path in (tmp_path / "good/histograms").iterdir()} == {".csv", ".svg", ".pdf"}
+    assert (tmp_path / "good/endpoints/endpoints.html").stat().st_size > 10_000
+
+
 def test_serve(tmp_path):
     run = tiny.write_run(tmp_path / "run")
     small = {"RUN": str(run.path), "OUT": str(tmp_path / "served"), "KNEE_SHAPE": (8, 16, 16)}
