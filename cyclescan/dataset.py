@@ -116,6 +116,7 @@ def batches(
     both = tf.data.Dataset.zip(*parts).map(lambda a, b: {**a, **b})
     if transplants or fluid_blobs:
         plant = functools.partial(_planted, seed=seed, counts=(transplants, fluid_blobs), spacing_mm=spacing_mm)
+        plant = tf.autograph.experimental.do_not_convert(plant)
         both = tf.data.Dataset.zip(both, numbers.batch(share, drop_remainder=True)).map(plant)
     return both.prefetch(2)
 
@@ -138,6 +139,7 @@ def _planted(batch: dict, numbers: tf.Tensor, seed: int, counts: tuple[int, int]
 def _reader(stream: Stream, shape: tuple[int, int, int], seed: int, augment: bool, paired: bool, detail: bool):
     domain = stream.domain
 
+    @tf.autograph.experimental.do_not_convert  # as `tf.function(autograph=False)`, which `map` has no option for
     def element(number):
         serialized = tf.numpy_function(lambda n: stream.read(n, seed), [number], tf.string, stateful=False)
         if paired:

@@ -413,7 +413,7 @@ def network_of(generator) -> Network:
     whole = WholeVolume(generator)
     specs = [tf.TensorSpec((None,) * 3, tf.float32), tf.TensorSpec((3,), tf.int32), tf.TensorSpec((), tf.float32)]
 
-    @tf.function(input_signature=specs)
+    @tf.function(input_signature=specs, autograph=False)
     def translate(volume, window, overlap):
         return whole(volume, window, overlap, lambda done, total: tf.numpy_function(report, [done, total], []))
 

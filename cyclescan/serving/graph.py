@@ -51,7 +51,7 @@ class ServedTranslator(tf.Module):
             tf.TensorSpec((3,), tf.int32, name="window"),
             tf.TensorSpec((), tf.float32, name="overlap"),
         ]
-        by_windows = tf.function(whole, input_signature=specs)  # one graph for both signatures
+        by_windows = tf.function(whole, input_signature=specs, autograph=False)  # one graph for both signatures
 
         def of_whole(volume):
             volume = _checked_volume(volume, max_voxels)
@@ -60,15 +60,15 @@ class ServedTranslator(tf.Module):
             translated = by_windows(_apply(volume, scaling, low, high), tf.constant(window), 0.0)
             return _invert(translated, target)
 
-        @tf.function(input_signature=specs[:1])
+        @tf.function(input_signature=specs[:1], autograph=False)
         def translate_volume(volume):
             return {"translated": of_whole(volume)}
 
-        @tf.function(input_signature=[specs[0], tf.TensorSpec((), tf.int64, name="seed")])
+        @tf.function(input_signature=[specs[0], tf.TensorSpec((), tf.int64, name="seed")], autograph=False)
         def translate_with_noise(volume, seed):
             return {"translated": _with_noise(of_whole(volume), seed, noise, finest_plane)}
 
-        @tf.function(input_signature=specs)
+        @tf.function(input_signature=specs, autograph=False)
         def translate_scaled(volume, window, overlap):
             volume = _checked_volume(volume, max_voxels)
             fits = tf.reduce_all((window > 0) & (window % whole.stride == 0)) & (overlap >= 0) & (overlap < 1)
@@ -76,7 +76,9 @@ class ServedTranslator(tf.Module):
             with tf.control_dependencies([_require(fits, [sentence, window, overlap])]):
                 return {"translated": by_windows(tf.identity(volume), window, overlap)}
 
-        @tf.function(input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32, name="patches")])
+        patch_specs = [tf.TensorSpec((None, None, None, None, 1), tf.float32, name="patches")]
+
+        @tf.function(input_signature=patch_specs, autograph=False)
         def translate_patches(patches):
             patches = _checked_patches(patches, whole.stride, max_voxels)
             return {"translated": tf.cast(generator(patches, training=False), tf.float32)}

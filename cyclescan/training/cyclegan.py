@@ -121,7 +121,7 @@ class CycleGAN(tf.Module):
             return self.warmup_step(batch, discriminators=phase.discriminators, back=phase.late)
         return self.train_step(batch, back=phase.late)
 
-    @tf.function
+    @tf.function(autograph=False)
     def warmup_step(self, batch: dict, discriminators: bool = False, back: bool = False) -> tuple[dict, dict]:
         """Take a step on the terms that count in the warm-up; returns what `train_step` does.
 
@@ -133,7 +133,7 @@ class CycleGAN(tf.Module):
         """
         return self._step(batch, Phase(warmup=True, late=back, discriminators=discriminators))
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_step(self, batch: dict, back: bool = True) -> tuple[dict, dict]:
         """Take a step of generators and discriminators, the latter on the volumes that the former made in it.
 

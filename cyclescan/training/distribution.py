@@ -72,7 +72,7 @@ class Distribution:
         self._strategy = strategy or tf.distribute.get_strategy()
         self.worker, self.workers = worker, workers
         self.replicas = self._strategy.num_replicas_in_sync
-        self._sum = tf.function(self._sum_over_workers)
+        self._sum = tf.function(self._sum_over_workers, autograph=False)
 
     @property
     def is_chief(self) -> bool:

@@ -125,7 +125,8 @@ class Validation:
     def _function(self, direction: str, network) -> Callable[[np.ndarray], np.ndarray]:
         """Make a function of volumes; the graph, which takes a second to build, is kept from call to call."""
         if self._networks.get(direction, (None,))[0] is not network:
-            self._networks[direction] = network, tf.function(lambda volume: network(volume, training=False))
+            translated = tf.function(lambda volume: network(volume, training=False), autograph=False)
+            self._networks[direction] = network, translated
         graph = self._networks[direction][1]
         return lambda volume: graph(volume[None, ..., None].astype(np.float32)).numpy().astype(np.float32)[0, ..., 0]
 
