@@ -140,24 +140,3 @@ def eagerly():
     """For tests that take few steps. Fixtures of a module are made before this one and have graphs, as runs have."""
     with without_graphs():
         yield
-
-
-@pytest.fixture(scope="module")
-def _loaded():
-    return {}
-
-
-@pytest.fixture
-def loaded_once(_loaded, monkeypatch):
-    """A model that a test of this file has loaded is not loaded again: to make its graph takes seconds."""
-    from cyclescan.inference.translator import Translator
-
-    load = Translator.load
-
-    def load_once(*arguments, **options):
-        asked = repr((arguments, options))
-        if asked not in _loaded:
-            _loaded[asked] = load(*arguments, **options)
-        return _loaded[asked]
-
-    monkeypatch.setattr(Translator, "load", load_once)

@@ -132,6 +132,19 @@ def test_library_code_neither_prints_nor_asserts():
             assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), f"{path} prints"
 
 
+def test_graphs_are_made_without_autograph():
+    """It would rewrite Keras's sources and ours for seconds, and none of them is Python control flow on tensors."""
+    made = 0
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_function = isinstance(node, ast.Attribute) and ast.unparse(node) == "tf.function"
+            made += is_function
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tf.function":
+                assert any(each.arg == "autograph" for each in node.keywords), f"{path}:{node.lineno}"
+                made -= 1
+    assert made == 0, "a bare @tf.function"
+
+
 def functions(path: Path) -> list[tuple[ast.FunctionDef, list[str], int, bool]]:
     """Each function of a file: its parameters but for self, the lines of its body, whether a comment stands above."""
     text = path.read_text()

@@ -98,7 +98,6 @@ def calls(run, tmp_path):
         ("translate", "result.json", "result.nii.gz"),
     ],
 )
-@pytest.mark.usefixtures("loaded_once")
 def test_a_file_of_the_user_stays(calls, tmp_path, capsys, command, name, out):
     main, arguments = calls[command]
     folder = tmp_path / "mine"

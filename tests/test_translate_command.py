@@ -54,7 +54,7 @@ def write_scan(path, seed=0, shape=(15, 14, 11)):
 
 
 @pytest.fixture
-def call(run, loaded_once, capsys):
+def call(run, capsys):
     """Run the command in this process; returns the exit code and what it said on stderr."""
 
     def call(*arguments, model=run.path, direction="a2b"):

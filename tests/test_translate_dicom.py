@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def call(run, loaded_once, capsys):
+def call(run, capsys):
     """Run the command in this process; returns the exit code and what it said on stderr."""
 
     def call(*arguments, direction="a2b"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -399,26 +401,60 @@ class Translator:
         return self.restore(self.translate_array(array, progress), steps)
 
 
+class _Graph:
+    """Whole volumes through the generators of one architecture, of which the graph is made once; that takes seconds.
+
+    Args:
+        generator: whose variables get the weights that the graph is used with, from now on.
+    """
+
+    def __init__(self, generator) -> None:
+        import tensorflow as tf
+
+        from cyclescan.inference.whole_volume import WholeVolume
+
+        self._generator = generator
+        self._weights: list[np.ndarray] | None = None
+        self._progress: Progress | None = None
+        self._alone = threading.Lock()
+        whole = WholeVolume(generator)
+        specs = [tf.TensorSpec((None,) * 3, tf.float32), tf.TensorSpec((3,), tf.int32), tf.TensorSpec((), tf.float32)]
+
+        @tf.function(input_signature=specs, autograph=False)
+        def translate(volume, window, overlap):
+            return whole(
+                volume, window, overlap, lambda done, total: tf.numpy_function(self._report, [done, total], [])
+            )
+
+        self._translate = translate
+
+    def run(self, weights, array, window, overlap, progress) -> np.ndarray:
+        import tensorflow as tf
+
+        with self._alone:
+            if self._weights is not weights:
+                self._generator.set_weights(weights)
+                self._weights = weights
+            self._progress = progress
+            return self._translate(tf.constant(array), tf.constant(window), tf.constant(overlap, tf.float32)).numpy()
+
+    def _report(self, done, total) -> None:
+        if self._progress:
+            self._progress(int(done), int(total))
+
+
+# by architecture; both directions of a run have the same. The oldest goes, because each keeps a generator
+_graphs: dict[str, _Graph] = {}
+MOST_GRAPHS = 4
+
+
 def network_of(generator) -> Network:
-    import tensorflow as tf
-
-    from cyclescan.inference.whole_volume import WholeVolume
-
-    watching: list[Progress] = []
-
-    def report(done, total):
-        for progress in watching:
-            progress(int(done), int(total))
-
-    whole = WholeVolume(generator)
-    specs = [tf.TensorSpec((None,) * 3, tf.float32), tf.TensorSpec((3,), tf.int32), tf.TensorSpec((), tf.float32)]
-
-    @tf.function(input_signature=specs, autograph=False)
-    def translate(volume, window, overlap):
-        return whole(volume, window, overlap, lambda done, total: tf.numpy_function(report, [done, total], []))
-
-    def network(array, window, overlap, progress):
-        watching[:] = [progress] if progress else []
-        return translate(tf.constant(array), tf.constant(window), tf.constant(overlap, tf.float32)).numpy()
-
-    return network
+    """Return what translates scaled volumes; the generator is not to be used elsewhere any more."""
+    described = json.loads(generator.to_json())["config"]
+    described["name"] = ""  # the direction's
+    architecture = json.dumps(described, sort_keys=True)
+    if architecture not in _graphs:
+        while len(_graphs) >= MOST_GRAPHS:
+            del _graphs[next(iter(_graphs))]
+        _graphs[architecture] = _Graph(generator)
+    return functools.partial(_graphs[architecture].run, generator.get_weights())

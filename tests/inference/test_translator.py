@@ -16,8 +16,6 @@ from cyclescan.inference.translator import Translator
 from cyclescan.scans.volume import Volume
 from tests.inference import tiny
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
-
 OBLIQUE = np.array([[0.3, -7.9, 0.2, 60.0], [-8.0, -0.3, 0.1, 40.0], [0.1, 0.2, 9.0, -50.0], [0, 0, 0, 1]])
 
 
@@ -50,6 +48,19 @@ def test_a_volume_is_translated_as_one_piece_whatever_the_window(run, window):
     result = Translator.load(run.path, "a2b", window=window).translate_array(x)
     assert result.std() > 0.1
     np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+def test_models_that_share_a_graph_keep_their_own_weights(run):
+    """A graph is of an architecture, which both directions and all steps of a run have."""
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 16, 12)).astype("f4")
+    asked = [("a2b", 10), ("b2a", 10), ("a2b", 5)]
+    translators = [Translator.load(run.path, direction, weights) for direction, weights in asked]
+    for _ in range(2):
+        for (direction, weights), one in zip(asked, translators, strict=True):
+            expected = checkpoints.load_generator(run, direction, weights)(x[None, ..., None], training=False)
+            np.testing.assert_allclose(one.translate_array(x), expected[0, ..., 0], atol=2e-5)
+    results = [one.translate_array(x) for one in translators]
+    assert min(np.abs(results[0] - other).mean() for other in results[1:]) > 0.01
 
 
 def test_mirroring_is_the_mean_of_both_ways(run):
