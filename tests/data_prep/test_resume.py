@@ -174,8 +174,8 @@ def test_what_is_done_is_kept_when_a_run_fails(tmp_path, again, made, monkeypatc
 
 
 def test_a_killed_run_leaves_no_half_shard_and_continues(tmp_path):
-    subjects = [f"{i:03d}" for i in range(60)]
-    a, b = (save_domain(tmp_path / d, subjects, gain, (24, 64, 64)) for d, gain in (("a", 1), ("b", 3)))
+    subjects = [f"{i:03d}" for i in range(36)]
+    a, b = (save_domain(tmp_path / d, subjects, gain, (24, 48, 48)) for d, gain in (("a", 1), ("b", 3)))
     out, partial = tmp_path / "records", tmp_path / "records.partial"
     command = ["-m", "data_prep", "build", "--a", f"x={a}", "--b", f"y={b}", "--key-file", tmp_path / "key"]
     command = [sys.executable, *map(str, command), "--spacing-mm", "3", "1.2", "0.9", "--workers", "2", "--out"]

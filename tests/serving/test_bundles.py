@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pydoc
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,9 +26,10 @@ SCHEMA = Path(__file__).parent / "monai_meta_schema_20240725.json"
 
 
 @pytest.fixture(scope="module")
-def folders(exported):
-    bundles.write(exported, 1, bundles.FORMATS)
-    return {kind: exported / kind / "cyclescan_ciss_to_ct_v1" for kind in bundles.FORMATS}
+def folders(exported, tmp_path_factory):
+    copy = shutil.copytree(exported, tmp_path_factory.mktemp("bundles") / "out")
+    bundles.write(copy, 1, bundles.FORMATS)
+    return {kind: copy / kind / "cyclescan_ciss_to_ct_v1" for kind in bundles.FORMATS}
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from cyclescan.training import checkpoints, journal, loop, stopping, trainer, va
 from cyclescan.training.loop import Loop
 from cyclescan.training.schedule import Schedule
 from tests.conftest import SETTINGS, scan, write_records
+from tests.training.plain import plain_step
 
 ROOT = Path(__file__).parents[2]
 # dropout, a pool that is full, an average, pairs, both kinds of step, augmentation, batches of two, a loss scale
@@ -102,19 +103,6 @@ def train(data, run, **options):
     return trainer.train(data, run, options.pop("config", CONFIG), preset="demo", checkpoint_every=EVERY, **options)
 
 
-def plain_step(this, batch, moment):
-    """Instead of a real step, whose tracing takes seconds: a change of every network that depends on batch and step."""
-    model, progress = this.model, moment.progress
-    model.step.assign_add(1)
-    mean = tf.reduce_mean(batch["real_a"] + batch["partner_b"]) * model.optimizers["generators"].learning_rate
-    for network in (model.generators, model.translators, model.discriminators):
-        for part in network.values():
-            part.trainable_variables[0].assign_add(tf.fill(part.trainable_variables[0].shape, mean))
-    # as a gradient's norm after an overflow
-    norm = {"norm": float("inf") if int(model.step) == 11 else 1.0}
-    return {"loss": float(mean)} | ({"late": progress} if progress >= 0.5 else {}), norm
-
-
 @pytest.fixture(scope="module")
 def plainly():
     """For what surrounds the steps: plain ones, and a quick score."""
@@ -170,7 +158,8 @@ def wait_for(process, condition, seconds=600):
 
 def test_killed_the_run_ends_as_if_nothing_had_happened(tiny_records, tmp_path):
     """Killed inside its first save: a real process, then all of its steps. `test_twenty_kills` kills it anywhere."""
-    config = CONFIG.with_settings(["warmup=0", "steps=8"])  # one kind of step, whose tracing takes seconds
+    # one kind of step, and few terms: its tracing takes seconds
+    config = CONFIG.with_settings(["warmup=0", "steps=8", "lambda_identity=0", "lambda_cycle=0"])
     whole = train(tiny_records, tmp_path / "whole", config=config)
     assert any("dynamic_scale" in name for name in variables(runs.find(whole)))
     folder = tmp_path / "run"

@@ -21,6 +21,7 @@ from cyclescan.training import checkpoints, loop, source, trainer
 from cyclescan.training.cyclegan import CycleGAN
 from cyclescan.training.schedule import Schedule
 from tests.conftest import SETTINGS, without_graphs, write_records
+from tests.training.plain import plain_step
 
 CONFIG = Config(steps=6, lambda_pair=1.0, warmup=0.5, lambda_identity=0.5, texture="a").with_settings(SETTINGS)
 
@@ -64,14 +65,15 @@ def test_same_seed_same_weights_other_seed_other_weights(whole, tiny_records, tm
     expected = final_weights(whole)
     assert all(np.array_equal(a, b) for a, b in zip(expected, final_weights(same), strict=True))
     with without_graphs():  # which changes last bits, and no more
-        other = trainer.train(tiny_records, tmp_path / "other", CONFIG, preset="demo", seed=1)
+        config = CONFIG.with_settings(["steps=2"])
+        other = trainer.train(tiny_records, tmp_path / "other", config, preset="demo", seed=1)
     kernels = [np.stack(pair) for pair in zip(expected, final_weights(other), strict=True) if np.ndim(pair[0]) == 5]
     assert len(kernels) > 10
     assert any(np.abs(a - b).mean() > 0.1 * a.std() for a, b in kernels)
 
 
-@pytest.mark.usefixtures("eagerly")
-def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
+def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Loop, "learn", plain_step)
     config = CONFIG.with_settings(["steps=100000"])
     run = trainer.train(tiny_records, tmp_path / "run", config, minutes=0.05)
     assert 0 < max(run.checkpoints) < 100000
@@ -79,6 +81,7 @@ def test_minutes_end_the_run_with_a_checkpoint(tiny_records, tmp_path):
 
 def test_a_run_by_the_clock_has_a_checkpoint_each_tenth_of_its_time(tiny_records, tmp_path, monkeypatch):
     """A look at the clock takes half a second of two minutes here; a step looks five times, a save about as much."""
+    monkeypatch.setattr(loop.Loop, "learn", plain_step)
     ticks = itertools.count(0, 0.5)
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     run = trainer.train(tiny_records, tmp_path / "run", CONFIG.with_settings(["steps=1000"]), minutes=2)
