@@ -183,6 +183,6 @@ def test_inference_of_the_bundle_runs(folders, scan, expected, tmp_path, monkeyp
     same(volumes.read(tmp_path / "translated" / "sub-1.nii.gz"), expected)
 
 
-def test_what_is_there_is_not_replaced(exported, folders):
+def test_what_is_there_is_not_replaced(folders):
     with pytest.raises(InputError, match="cyclescan_ciss_to_ct_v1 exists; choose another --out or --version"):
-        bundles.write(exported, 1, ["monai"])
+        bundles.write(folders["monai"].parents[1], 1, ["monai"])
