@@ -90,7 +90,7 @@ def _air(array: np.ndarray, outside: np.ndarray, value: float, bright: float) ->
     """The median intensity of the air that was measured; None where none was."""
     factors = [max(1, n // body.COARSE_VOXELS) for n in array.shape]
     coarse, outside = body.block_means(array, factors), body.block_means(outside, factors) > 0
-    beyond = ~body.mask(coarse, outside)
+    beyond = ~body.mask(coarse, outside, dark_tissue=False)
     air = beyond & ~outside
     if not air.any():
         return None

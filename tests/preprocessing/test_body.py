@@ -44,6 +44,19 @@ def test_a_table_and_bright_specks_are_not_the_body():
     assert not found[:, 36:].any() and not found[2, 3, 3]
 
 
+def test_tissue_that_only_its_mean_tells_from_air():
+    """Muscle in noise, at a bright bone; and the bone alone does not grow into the air."""
+    rng = np.random.default_rng(0)
+    noise = np.hypot(*rng.normal(0, 20, (2, 24, 40, 40)))  # as a magnitude has it: 25 on average
+    bone, muscle = np.zeros((2, *noise.shape), bool)
+    bone[4:20, 6:36, 6:16], muscle[4:20, 6:36, 16:34] = True, True
+    bright = noise + 400 * bone
+    both = np.where(muscle, np.hypot(noise, 40), bright)
+    assert dice(body.mask(both), bone | muscle) > 0.93
+    assert dice(body.mask(both, dark_tissue=False), bone | muscle) < 0.7
+    np.testing.assert_array_equal(body.mask(bright), body.mask(bright, dark_tissue=False))
+
+
 def test_large_axes_are_searched_on_a_coarser_grid():
     array = np.zeros((5, 401, 197), np.float32)
     array[1:4, 100:300, 50:150] = 7

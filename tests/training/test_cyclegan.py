@@ -222,15 +222,15 @@ def test_warmup_learns_the_pairs():
 
 def test_a_step_has_the_same_bytes_each_time():
     """With every term, on volumes so large that operations have several threads and run beside one another."""
-    settings = ["patch_shape=16,64,64", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2"]
+    settings = ["patch_shape=16,48,48", "generator_levels=3", "lambda_pair=10", "discriminator_levels=2"]
     settings += ["lambda_back=5", "lambda_detail=0.3", "lambda_gradient_consistency=0.3", "lambda_identity=1"]
     model = CycleGAN(Config().with_settings(settings), 0)
     rng = np.random.default_rng(0)
     keys = ("real_a", "real_b", "partner_a", "partner_b", "weight_a", "weight_b")
-    data = {key: tf.constant(rng.uniform(size=(1, 16, 64, 64, 1)), tf.float32) for key in keys}
-    data |= {f"detail_{d}": tf.constant(rng.uniform(size=(1, 16, 64, 64, 2)), tf.float32) for d in "ab"}
+    data = {key: tf.constant(rng.uniform(size=(1, 16, 48, 48, 1)), tf.float32) for key in keys}
+    data |= {f"detail_{d}": tf.constant(rng.uniform(size=(1, 16, 48, 48, 2)), tf.float32) for d in "ab"}
     step = tf.function(lambda: model._gradients(data, 0, Phase.whole(model.config))[0])
-    first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(4)]
+    first, *others = [[g.numpy() for g in tf.nest.flatten(step())] for _ in range(3)]
     for other in others:
         assert all(np.array_equal(x, y) for x, y in zip(first, other, strict=True))
 
@@ -462,8 +462,8 @@ def test_amplitudes_become_those_that_give_the_texture_of_the_partners():
     data |= {"detail_b": tf.constant(4 * own, tf.float32), "detail_a": tf.fill((1, 8, 16, 16, 2), 0.0)}
     data |= {"partner_b": tf.zeros((1, 8, 16, 16, 1)), "weight_b": tf.ones((1, 8, 16, 16, 1))}
     data["real_a"] = losses.smoothed(data["real_a"], 5)  # without noise
-    model.set_learning_rate(5e-3)
-    for _ in range(600):
+    model.set_learning_rate(1e-2)
+    for _ in range(300):
         told, _ = model.warmup_step(data, back=True)
     assert "texture_a2b" not in told
     generator = model.generators["b2a"]
