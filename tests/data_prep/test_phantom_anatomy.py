@@ -116,7 +116,9 @@ def test_shaft_and_cortex(usual):
     assert 2.0 < wall / (2 * perimeter) < 5.0
 
 
-@pytest.mark.parametrize(("cortex_mm", "enclosed"), [((0.9, 3.2), 0.985), ((1.8, 3.2), 0.9995)])
+@pytest.mark.parametrize(
+    ("cortex_mm", "enclosed"), [((0.9, 3.2), 0.985), pytest.param((1.8, 3.2), 0.9995, marks=pytest.mark.slow)]
+)
 def test_cortex_encloses_marrow(close, cortex_mm, enclosed):
     """What touches marrow is marrow, cortex or the end of the picture.
 
