@@ -235,7 +235,7 @@ def _record(folder: Path, place: tuple[str, int]) -> records.Record:
 def _add_thumbnails(folder: Path, scans: Sequence[dict]) -> None:
     """Give scans their "planes", from the first on, as many as the page has room for."""
     room = THUMBNAILS
-    for scan in scans:
+    for scan in command.progress(scans, desc="thumbnails", unit="scan", leave=False):
         planes = list(_thumbnails(_record(folder, scan["place"])))
         room -= sum(len(plane["source"]) for plane in planes)
         if room < 0:
@@ -251,7 +251,7 @@ def _viewer(folder: Path, scans: Sequence[dict]) -> Viewer:
         title = f"{scan['id']}, {scan['name']}, {scan['split']}{': outlier' if scan['findings'] else ''}"
         return Study(title, record.affine, [Layer(Kind.SOURCE, scan["name"], record.voxels)])
 
-    found = embed(map(study, scans), least=VIEWED)
+    found = embed(map(study, command.progress(scans, desc="viewer", unit="scan", leave=False)), least=VIEWED)
     for number, scan in enumerate(scans[: found.shown]):
         scan["study"] = number
     return found
