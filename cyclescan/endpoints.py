@@ -8,11 +8,15 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclescan import NOTICE, __version__
 from cyclescan.common import command, page
 from cyclescan.common.errors import InputError
 from cyclescan.common.files import begins_with, make_folder, refuse_foreign, replacing, states, walk, write_json
+
+if TYPE_CHECKING:
+    from cyclescan.scans.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +56,10 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
     regions = endpoints.Regions.of(list(masks.values()), table, arguments.reference_tissue)
     rows = []
     for number, name in enumerate(command.progress(names, unit="subject"), 1):
-        measured = {
-            role: endpoints.measure(volumes.read(pairs[role][name]), masks[name], regions)
-            for role in given
-            if role != "mask"
-        }
+        scans = {role: volumes.read(pairs[role][name]) for role in given if role != "mask"}
+        if arguments.n4:
+            scans = {role: _bias_corrected(scan, pairs[role][name]) for role, scan in scans.items()}
+        measured = {role: endpoints.measure(scan, masks[name], regions) for role, scan in scans.items()}
         for region in measured["reference"]:
             row = {"subject": number, "site": site_of[name], "region": region}
             for role, values in measured.items():
@@ -65,8 +68,20 @@ def measure_files(given: Mapping[str, Path], arguments: argparse.Namespace) -> t
     return rows, sorted(set(site_of.values()) - {""}), names
 
 
-def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Sequence[str]) -> dict:
-    """Write OUT/endpoints.{json,csv,html}, figures/ and subjects.tsv; returns what the JSON says."""
+def _bias_corrected(scan: Volume, path: Path) -> Volume:
+    from cyclescan.evaluation import endpoints
+
+    try:
+        return endpoints.bias_corrected(scan)
+    except InputError as error:
+        raise InputError(f"--n4 cannot correct {path}: {error}") from error
+
+
+def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Sequence[str], n4: bool = False) -> dict:
+    """Write OUT/endpoints.{json,csv,html}, figures/ and subjects.tsv; returns what the JSON says.
+
+    `n4` says whether the scans had their bias field corrected before.
+    """
     from cyclescan.evaluation import endpoints
     from cyclescan.evaluation.agreement import DEFINITIONS
     from cyclescan.reporting import endpoints_page
@@ -76,6 +91,7 @@ def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Seque
         "notice": NOTICE,
         "cyclescan_version": __version__,
         "subjects": len(names),
+        "n4": n4,
         "agreement": compared,
         "measures": endpoints.MEASURES,
         "definitions": DEFINITIONS,
@@ -83,7 +99,7 @@ def write(out: Path, rows: Sequence[Mapping], sites: Sequence[str], names: Seque
     write_json(out / "endpoints.json", result)
     _write_table(out / "endpoints.csv", rows, ",")
     _write_table(out / "subjects.tsv", [{"subject": i, "file": name} for i, name in enumerate(names, 1)], "\t")
-    endpoints_page.write(rows, compared, sites, out)
+    endpoints_page.write(rows, compared, sites, out, n4)
     return result
 
 
@@ -105,6 +121,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-tissue", default=None, help="name or number of the region that signals are divided by"
     )
+    parser.add_argument(
+        "--n4",
+        action="store_true",
+        help="first divide every scan, translated, true and source alike, by its coil's field (N4; seconds for a scan)",
+    )
     parser.add_argument("--sites", default=None, help="a .tsv or .csv with the columns subject and site")
     parser.add_argument("--out", required=True, help="folder for endpoints.json, .csv, .html and figures/")
 
@@ -121,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     if there and not (out / "endpoints.html").exists():
         raise InputError(f"{there} exists and is no {OURS}, so it is not replaced; choose another place.")
     rows, sites, names = measure_files({role: Path(path) for role, path in given.items()}, arguments)
-    result = write(out, rows, sites, names)
+    result = write(out, rows, sites, names, arguments.n4)
     for row in result["agreement"]:
         if (row["measure"], row["site"]) == ("signal", "all") and row["icc"]:
             icc, low, high = row["icc"]

@@ -15,12 +15,13 @@ from scipy import ndimage
 from cyclescan.common import tables
 from cyclescan.common.errors import InputError
 from cyclescan.evaluation.agreement import agreement
-from cyclescan.preprocessing import guard
+from cyclescan.preprocessing import bias_field, fill, geometry, guard
 from cyclescan.scans import volume as volumes
 from cyclescan.scans.volume import Volume
 
 RING_MM = 4.0
 GROWN_MM = 1.5
+MOST_NEGATIVE = 0.05  # of the voxels of an MR scan: a translation may be a little below 0 in air
 RULES = (
     "signal: the mean over the voxels of the region in the mask.",
     "relative signal: that, over the mean of a reference tissue of the same scan, which takes out the scanner's gain.",
@@ -31,6 +32,10 @@ RULES = (
     "surroundings. So the volume follows the image, not the mask alone.",
     "cross-sectional area: that volume over the length of the region in the mask along its own longest axis (the "
     "distance between the 1st and the 99th percentile of the positions along the first principal axis).",
+)
+N4_RULE = (
+    "before everything: every scan, translated, true and source alike, is divided by the slow field of its coil, which "
+    "N4 estimates from that scan alone; its mean logarithm over the body is 0."
 )
 MEASURES = {
     "signal": "mean signal, in the unit of the scan",
@@ -106,6 +111,25 @@ def read_mask(path: Path) -> np.ndarray:
         value = float(array[wrong].flat[0]) if wrong.any() else float(labels.min())
         raise InputError(f"The mask {path} has a voxel of {value:g}; labels must be whole numbers of at least 0.")
     return labels.astype(np.int32)
+
+
+def bias_corrected(scan: Volume) -> Volume:
+    """Divide a scan by the slow field of its coil, estimated from itself by N4, on its own grid.
+
+    Args:
+        scan: an MR scan or a translation into one, in any orientation and unit.
+
+    Raises:
+        InputError: more than a twentieth of the voxels is negative, as in CT; or N4 fails, see `bias_field.correct`.
+    """
+    negative = float((scan.array < 0).mean())
+    if negative > MOST_NEGATIVE:
+        raise InputError(f"{negative:.0%} of the voxels are negative, as in CT; N4 bias correction is for MR scans.")
+    canonical, turned = geometry.to_canonical(scan)
+    if filled := fill.find(canonical.array):
+        canonical, _ = fill.remove(canonical, filled)
+    corrected, _ = bias_field.correct(canonical)
+    return geometry.undo(corrected, turned)
 
 
 def measure(scan: Volume, mask: np.ndarray, regions: Regions) -> dict[str, dict[str, float | None]]:

@@ -25,7 +25,9 @@ _UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}
 CALLED = {"predicted": "translated", "source": "not translated"}
 
 
-def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[str], out: Path) -> None:
+def write(
+    rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[str], out: Path, n4: bool = False
+) -> None:
     """Write OUT/endpoints.html and, for print, OUT/figures/REGION.svg and .pdf.
 
     Args:
@@ -33,6 +35,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
         compared: what `endpoints.compare` returned.
         sites: their names; none where there is one.
         out: an existing folder.
+        n4: whether the scans had their bias field corrected before.
     """
     make_folder(out / "figures")
     regions = []
@@ -54,7 +57,7 @@ def write(rows: Sequence[Mapping], compared: Sequence[Mapping], sites: Sequence[
         subjects=len({row["subject"] for row in rows}),
         measures=endpoints.MEASURES,
         definitions=DEFINITIONS,
-        rules=endpoints.RULES,
+        rules=(endpoints.N4_RULE, *endpoints.RULES) if n4 else endpoints.RULES,
         few=any(row["n"] < 10 for row in compared if row["site"] == "all"),
         version=__version__,
     )

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from cyclescan import endpoints as command
+from cyclescan.common.errors import InputError
 from cyclescan.common.files import read_json
 from cyclescan.evaluation import endpoints
 from cyclescan.evaluation.endpoints import Regions
+from cyclescan.reporting import endpoints_page
 from cyclescan.scans import volume
 from cyclescan.scans.volume import Volume
 
@@ -64,6 +66,28 @@ def test_axes_and_unit_do_not_change_what_is_in_millimetres():
     for key in ("relative_signal", "volume_mm3", "area_mm2"):
         assert second[key] == pytest.approx(first[key], rel=1e-4)
     assert second["signal"] == pytest.approx(1000 * first["signal"], rel=1e-5)
+
+
+def test_a_coil_s_field_is_divided_out_on_the_grid_of_the_scan():
+    """Two equal blocks, at one of which the coil is twice as sensitive, are equal again, in any orientation."""
+    z, y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in (16, 20, 20)), indexing="ij")
+    ends = [(np.hypot(y, x) < 3) & (np.abs(z - end) < 2) for end in (-5, 5)]
+    tissue = 100.0 * (np.hypot(y, x) < 8) + 50.0 * (ends[0] | ends[1]) + np.random.default_rng(0).normal(0, 1, z.shape)
+    scan = Volume((np.abs(tissue) * np.exp(np.log(2) * z / 10)).astype(np.float32), np.diag([6.0, 6.0, 6.0, 1.0]))
+    corrected = endpoints.bias_corrected(scan)
+    before, after = (s.array[ends[1]].mean() / s.array[ends[0]].mean() for s in (scan, corrected))
+    assert before == pytest.approx(2, rel=0.05)
+    assert after == pytest.approx(1, abs=0.15)
+    turned = Volume(scan.array.transpose(2, 0, 1)[::-1], scan.affine[:, [2, 0, 1, 3]] * [-1, 1, 1, 1])
+    again = endpoints.bias_corrected(turned)
+    np.testing.assert_array_equal(again.affine, turned.affine)
+    np.testing.assert_allclose(again.array[::-1].transpose(1, 2, 0), corrected.array, rtol=1e-3, atol=1e-3)
+
+
+def test_ct_has_no_field_of_a_coil():
+    scan = Volume(np.where(np.arange(1000).reshape(10, 10, 10) < 500, -1000, 40).astype(np.float32), np.eye(4))
+    with pytest.raises(InputError, match="50% of the voxels are negative, as in CT"):
+        endpoints.bias_corrected(scan)
 
 
 def test_agreement_is_of_each_site_and_of_all():
@@ -136,6 +160,30 @@ def test_the_command_says_how_well_the_ligament_agrees(made):
         "cortical-bone.pdf",
         "cortical-bone.svg",
     ]
+
+
+def test_n4_corrects_every_image_alike_and_says_so(cohort, tmp_path, monkeypatch, capsys):
+    def doubled(scan):
+        return Volume(2 * scan.array, scan.affine)
+
+    monkeypatch.setattr(endpoints, "bias_corrected", doubled)
+    pages = []
+    monkeypatch.setattr(endpoints_page, "write", lambda rows, compared, sites, out, n4: pages.append((rows, n4)))
+    for more in ((), ("--n4",)):
+        assert call(cohort, tmp_path / f"out{len(more)}", "--source", cohort / "input", *more) == 0
+    (plain, said_before), (corrected, said_after) = pages
+    for before, after in zip(plain, corrected, strict=True):
+        for role in ("predicted", "reference", "source"):
+            assert after[f"{role}_signal"] == pytest.approx(2 * before[f"{role}_signal"], rel=1e-6)
+    assert (said_before, said_after) == (False, True)
+    assert [read_json(tmp_path / out / "endpoints.json")["n4"] for out in ("out0", "out1")] == [False, True]
+
+    def fails(scan):
+        raise InputError("no scan of MR.")
+
+    monkeypatch.setattr(endpoints, "bias_corrected", fails)
+    assert call(cohort, tmp_path / "out", "--n4") == 2
+    assert f"--n4 cannot correct {cohort / 'made' / 'Mustermann_0.nii.gz'}: no scan of MR." in capsys.readouterr().err
 
 
 def test_nothing_that_identifies_is_in_what_is_handed_on(made):
