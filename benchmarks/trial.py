@@ -135,8 +135,8 @@ def report(result: dict, found: list[dict], called: str, titles: dict, ways: dic
         f"`python -m benchmarks.trial --subjects {len(found)} --models {called}`: {len(found)} digital knees of cohort "
         f"{COHORT}, {'x'.join(map(str, SHAPE))}, {len(left)} of them with a torn or sprained ACL of drawn severity "
         f"({min(left):.0%} to {max(left):.0%} of its voxels still look like it) and nothing else. Seed, lesions, masks "
-        "and ways were set before the first result of this seed; three knees of seed 2207 were looked at before, to see "
-        "that it runs. ICC(2,1) of the signal with the true scan's, its 95 % interval; "
+        "and ways were set before the first result of this seed; three knees of seed 2207 were looked at before, to "
+        "see that it runs. ICC(2,1) of the signal with the true scan's, its 95 % interval; "
         "bias in per cent of the true mean. In each table, every scan is scaled as the model does it.",
         "",
         "The ceiling is the same knee's true scan with another draw of all fields and noise; a translation shares two "
