@@ -117,6 +117,8 @@ def report(result: dict, model: str, subjects: int, titles: dict) -> str:
         "interval, bias in per cent of the true mean. CNR, area, volume and Bland-Altman's limits: endpoints.json.",
         "",
         f"ICC: {DEFINITIONS['icc']}.",
+        "",
+        "The same where half of the knees have an injured ACL, beside its ceiling: [trial.md](trial.md).",
     ]
     for direction, of in result.items():
         lines += [

@@ -62,6 +62,8 @@ def main() -> None:
         "interval. **A translation can hardly agree with a scan better than that** (it shares two of the fields with "
         "its target, not the coil's).",
         "",
+        "The same where half of the knees have an injured ACL: [trial.md](trial.md).",
+        "",
         "| contrast | region | signal | signal over muscle |",
         "|---|---|---|---|",
     ]

@@ -185,7 +185,7 @@ def main() -> None:
     result = agreements(found, models, ways)
     first = next(iter(models.values()))
     titles = {d: f"{t.source_name.upper()} to {t.target_name.upper()}" for d, t in first.items()}
-    write_json(RESULTS / "trial.json", {"subjects": len(found), "agreement": result, "knees": found})
+    write_json(RESULTS / "trial.json", {"subjects": len(found), "agreement": result})
     text = report(result, found, " ".join(models) + " --n4" * arguments.n4, titles, ways)
     write_text(RESULTS / "trial.md", text)
     sys.stdout.write(text)
