@@ -28,6 +28,7 @@ SETTINGS = [
 # begun first, the longest at the top: with one of them begun last, a core would wait for it alone
 DEAR = [
     "test_end_to_end.py",
+    "test_notebooks.py",
     "training/test_cyclegan.py",
     "golden/test_golden.py",
     "training/test_resume.py",

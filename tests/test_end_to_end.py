@@ -35,7 +35,7 @@ def call(*arguments, expected=0, timeout=300):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """Scans, records with pairs, a run and its export; training/test_resume.py stops and resumes."""
+    """Scans, records with pairs, a run that was stopped and resumed, and its export."""
     folder = tmp_path_factory.mktemp("house")
     scans, data, run = folder / "scans", folder / "records", folder / "run"
     call("data_prep", "phantom", "--out", scans, "--subjects", "8", "--shape", *SHAPE, "--seed", "1", "--workers", "1")
@@ -45,10 +45,11 @@ def house(tmp_path_factory):
     )  # fmt: skip
     call("data_prep", "pair", data, "--per-volume", "2", "--workers", "1")
     call("data_prep", "verify", data)
-    call(
-        "cyclescan.train", "--data", data, "--run", run, "--checkpoint-every", "3", "--set", *EVERY_TERM, "steps=6",
-    )  # fmt: skip
-    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-00000003", "step-00000006"]
+    settings = ["--set", *EVERY_TERM]
+    training = ["cyclescan.train", "--data", data, "--run", run, *settings, "steps=6", "--checkpoint-every", "3"]
+    call(*training, "--minutes", "0.0001")
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    call("cyclescan.train", "--data", data, "--run", run, "--resume")
     call("cyclescan.export", "--run", run, "--out", folder / "models")
     return folder
 
