@@ -28,14 +28,18 @@ AGAIN = 77  # of the seed of the second scan
 LOW, HIGH = 61.0, 1537.0
 
 
+def scanned(cohort: int, index: int, lesions: tuple[str, ...], again: bool) -> phantom.Subject:
+    """One knee of a cohort with these lesions; `again` has other fields and noise in the same examination."""
+    shape, spacing_mm = phantom.checked_grid(SHAPE, None, makes.A)
+    streams = phantom.streams_of(cohort, index)
+    if again:
+        streams[2] = np.random.default_rng([cohort, index, AGAIN])
+    return phantom._scanned(streams, shape, spacing_mm, makes.A, lesions=lesions, ct=False)
+
+
 def signals(index: int, again: bool, contrasts: tuple[str, ...]) -> dict:
     """Mean signal of each region in each contrast, on the scan's own range; NaN where a lesion left nothing of it."""
-    shape, spacing_mm = phantom.checked_grid(SHAPE, None, makes.A)
-    streams = phantom.streams_of(COHORT, index)
-    if again:
-        streams[2] = np.random.default_rng([COHORT, index, AGAIN])
-    lesions = phantom.lesions_of(COHORT, index, RATE)
-    knee = phantom._scanned(streams, shape, spacing_mm, makes.A, lesions=lesions, ct=False)
+    knee = scanned(COHORT, index, phantom.lesions_of(COHORT, index, RATE), again)
     mask = regions_of(knee.labels)
     found = {}
     for contrast in contrasts:

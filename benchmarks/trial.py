@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.endpoints import SHAPE
 from benchmarks.histograms import CONTRASTS, pool_of, scaled
-from benchmarks.repeat import AGAIN
+from benchmarks.repeat import scanned
 from cyclescan.common.command import progress
 from cyclescan.common.files import write_json, write_text
 from cyclescan.evaluation import endpoints
@@ -29,12 +30,11 @@ from cyclescan.evaluation.agreement import agreement
 from cyclescan.inference.translator import Translator
 from cyclescan.preprocessing import intensity
 from cyclescan.scans.volume import Volume
-from data_prep import phantom
-from data_prep.phantom import makes, pathology
+from data_prep.phantom import pathology
 from data_prep.phantom.anatomy import NAMES
 
 RESULTS = Path(__file__).parent / "results"
-COHORT, SHAPE, RATE = 2208, (32, 64, 64), 0.5  # a seed that nothing was chosen on
+COHORT, RATE = 2208, 0.5  # a seed that nothing was chosen on
 NEAR_MM = 20.0  # marrow that far from the ligament is near by
 LEAST_LEFT = 0.1  # of the ligament's voxels: with fewer, a reader would draw no ligament
 MASKS = {"whole": "the ligament's place, tear included", "left": "what is left of the ligament"}
@@ -57,15 +57,6 @@ METHODS = {
 BAR = 0.75
 
 
-def knee_of(index: int, kinds: tuple[str, ...], again: bool = False) -> phantom.Subject:
-    """One knee with these lesions; `again` has other fields and noise in the same examination."""
-    shape, spacing_mm = phantom.checked_grid(SHAPE, None, makes.A)
-    streams = phantom.streams_of(COHORT, index)
-    if again:
-        streams[2] = np.random.default_rng([COHORT, index, AGAIN])
-    return phantom._scanned(streams, shape, spacing_mm, makes.A, lesions=kinds, ct=False)
-
-
 def signals(scan: Volume, masks: dict, muscle: np.ndarray, marrow: np.ndarray, n4: bool) -> dict:
     """The ligament's signal by mask and way to make it comparable."""
     result: dict = {mask: {} for mask in masks}
@@ -81,7 +72,7 @@ def signals(scan: Volume, masks: dict, muscle: np.ndarray, marrow: np.ndarray, n
 def measured(index: int, models: dict, matching: dict, n4: bool) -> dict:
     """Of one knee: whether it is ill, and signals by model, direction and image ("truth" and those of METHODS)."""
     kinds = ("acl_tear",) if pathology.has_lesions(COHORT, index, RATE) else ()
-    knee, again, twin = knee_of(index, kinds), knee_of(index, kinds, again=True), knee_of(index, ())
+    knee, again, twin = (scanned(COHORT, index, *which) for which in ((kinds, False), (kinds, True), ((), False)))
     acl, marrow = (NAMES.index(name) for name in ("acl", "marrow_epiphysis"))
     masks = {"whole": twin.labels == acl, "left": (knee.labels == acl) & (twin.labels == acl)}
     away = ndimage.distance_transform_edt(~masks["whole"], sampling=np.linalg.norm(knee.affine[:3, :3], axis=0))

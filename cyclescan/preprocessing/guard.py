@@ -21,7 +21,6 @@ from cyclescan.scans.volume import Volume
 
 SPREAD = 5.0  # limits are the median and so many robust standard deviations to either side,
 SMALL_COHORT = 5.0  # and more, by this share of one over the number of scans: a small cohort does not know its spread
-SD_OF_MAD = 1.4826  # of a normal distribution
 FEWEST = 4  # scans in which a measure must be known to have limits
 COARSE_VOXELS = 64  # for the contrast an axis of twice as many is halved, of three times as many divided by three
 RIND_VOXELS = 2  # the outermost voxels of the body are partly air
@@ -131,7 +130,7 @@ def noise_sd(volume: Volume, outside: np.ndarray | None = None) -> float:
             known = np.take(known, np.arange(rest.shape[axis]), axis)
     rest = np.abs(rest if known is None else rest[known])
     # the weights 1, -2, 1 squared sum to 6, along both axes 36
-    return SD_OF_MAD * float(np.median(rest)) / 6 if rest.size else 0.0
+    return body.SD_OF_MAD * float(np.median(rest)) / 6 if rest.size else 0.0
 
 
 def finest_plane(spacing_mm: Sequence[float]) -> tuple[int, int]:
@@ -158,7 +157,7 @@ def limits_of(cohort: Sequence[Mapping[str, float]], other: Sequence[Mapping[str
         if len(known) < FEWEST:
             continue
         median = float(np.median(known))
-        spread = SPREAD * (1 + SMALL_COHORT / len(known)) * SD_OF_MAD * float(np.median(np.abs(known - median)))
+        spread = SPREAD * (1 + SMALL_COHORT / len(known)) * body.SD_OF_MAD * float(np.median(np.abs(known - median)))
         width = max(math.log(about.width) if about.is_ratio else about.width, spread)
         ends = [median - width, median, median + width]
         low, median, high = (math.exp(v) for v in ends) if about.is_ratio else ends
@@ -249,7 +248,7 @@ def _joint(cohort: Sequence[Mapping[str, float]]) -> dict | None:
     others = (_shape_of(keys, np.delete(values, i, 0)) for i in range(len(values)))
     distances = np.array([_distance(shape, scan) for shape, scan in zip(others, cohort, strict=True)])
     median = float(np.median(distances))
-    spread = SPREAD * (1 + SMALL_COHORT / len(cohort)) * SD_OF_MAD * float(np.median(np.abs(distances - median)))
+    spread = SPREAD * (1 + SMALL_COHORT / len(cohort)) * body.SD_OF_MAD * float(np.median(np.abs(distances - median)))
     return _shape_of(keys, values) | {"high": _short(median + max(MEASURES[JOINT].width, spread))}
 
 
@@ -264,7 +263,7 @@ def _shape_of(keys: Sequence[str], values: np.ndarray) -> dict:
 def _spread(keys: Sequence[str], rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of residuals (scans, measures): robust deviations, none below that of the least limits, and correlations."""
     least = [_linear(key, MEASURES[key].width) / SPREAD for key in keys]
-    deviation = np.maximum(SD_OF_MAD * np.median(np.abs(rest), 0), least)
+    deviation = np.maximum(body.SD_OF_MAD * np.median(np.abs(rest), 0), least)
     standard = np.clip(rest / deviation, -FAR, FAR)  # a scan that does not belong to its cohort counts for little
     return deviation, (1 - RIDGE) * standard.T @ standard / len(standard) + RIDGE * np.eye(len(keys))
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from cyclescan.inference.whole_volume import WholeVolume
-from cyclescan.preprocessing import guard, intensity
+from cyclescan.preprocessing import body, intensity
 from cyclescan.preprocessing.noise import FALL, FLOOR, RICIAN, Noise
 
 
@@ -227,4 +227,4 @@ def _noise_sd(volume: tf.Tensor, plane: tuple[int, int]) -> tf.Tensor:
         before, here, after = (tf.gather(rest, tf.range(n, n + count), axis=axis) for n in range(3))
         rest = before - 2.0 * here + after
     rest = tf.reshape(tf.abs(rest), [-1])
-    return tf.cond(tf.size(rest) > 0, lambda: guard.SD_OF_MAD / 6 * _percentile(rest, 50.0), lambda: 0.0)
+    return tf.cond(tf.size(rest) > 0, lambda: body.SD_OF_MAD / 6 * _percentile(rest, 50.0), lambda: 0.0)
